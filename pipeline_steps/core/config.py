@@ -1,0 +1,173 @@
+"""Reading the configuration: YAML into the frozen dataclasses of `schema.py`, every error at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import Field as DataclassField
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.schema import Config
+
+Section = TypeVar("Section")
+Raw = Mapping[str, Any]
+
+
+class ConfigError(PipelineError):
+    """All errors of a configuration, a line each: dotted key, value, what is allowed, remedy."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        lines = "\n".join(f"  - {problem}" for problem in self.problems)
+        super().__init__(
+            f"the configuration has {len(self.problems)} error(s):\n{lines}\n"
+            "Every key is explained in config/README.md."
+        )
+
+
+def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
+    """Merge YAML files, later over earlier, section by section (as Snakemake merges its config files).
+
+    Raises ConfigError for a file that is missing, is not YAML or is not a mapping.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        try:
+            loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError([f"{path}: {error.strerror}; give the path of a YAML file"]) from error
+        except yaml.YAMLError as error:
+            raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
+        if not isinstance(loaded, dict):
+            raise ConfigError([f"{path} holds a {type(loaded).__name__}; a mapping of sections is wanted"])
+        _merge(merged, loaded)
+    return merged
+
+
+def load_config(raw: Raw) -> Config:
+    """Check the whole configuration. Raises ConfigError with every error found, those across sections included."""
+    problems = _problems(raw, Config, "")
+    sections = {name: section for name, section in _valid_sections(raw).items()}
+    problems += _cross_problems(sections)
+    if problems:
+        raise ConfigError(problems)
+    return TypeAdapter(Config).validate_python(dict(raw))
+
+
+def load_section(raw: Raw, dotted: str, kind: type[Section]) -> Section:
+    """Check one section, such as `unlearn` or `learn_prompt.training`, of a configuration that may hold only it."""
+    value: Any = raw
+    for part in dotted.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise ConfigError([f"{dotted}: this section is missing; copy it from config/config.yaml"])
+        value = value[part]
+    problems = _problems(value, kind, dotted)
+    if problems:
+        raise ConfigError(problems)
+    return TypeAdapter(kind).validate_python(value)
+
+
+def section_type(dotted: str) -> type[Any]:
+    """The dataclass of a dotted section. Raises KeyError for a section that the schema does not have."""
+    kind: Any = Config
+    for part in dotted.split("."):
+        kind = get_type_hints(kind)[part]
+    return kind
+
+
+def settings_json(config: Config, *dotted_sections: str) -> str:
+    """The named sections alone, as canonical JSON: what Snakemake passes to a step and compares between runs."""
+    everything = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
+    chosen: dict[str, Any] = {}
+    for dotted in dotted_sections:
+        source, target = everything, chosen
+        *parents, last = dotted.split(".")
+        for part in parents:
+            source, target = source[part], target.setdefault(part, {})
+        target[last] = source[last]
+    return json.dumps(chosen, sort_keys=True)
+
+
+def _merge(target: dict[str, Any], extra: Mapping[str, Any]) -> None:
+    for key, value in extra.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            _merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def _problems(value: Any, kind: type[Any], prefix: str) -> list[str]:
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        return [_sentence(detail, kind, prefix) for detail in error.errors(include_url=False)]
+    return []
+
+
+def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
+    key = ".".join([prefix, *map(str, detail["loc"])] if prefix else map(str, detail["loc"])) or "the configuration"
+    if detail["type"] == "missing":
+        return f"{key}: this key is missing; copy it from config/config.yaml"
+    if detail["type"] == "unexpected_keyword_argument":
+        allowed = sorted(_keys_beside(kind, detail["loc"]))
+        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
+        hint = f"did you mean `{close[0]}`? " if close else ""
+        return f"{key} = {detail['input']!r}: unknown key; {hint}allowed here: {', '.join(allowed)}"
+    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if detail["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key} = {detail['input']!r}: allowed is {message}"
+
+
+def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
+    for part in location[:-1]:
+        kind = get_type_hints(kind)[part]
+    return [_alias(field) for field in fields(kind)] if is_dataclass(kind) else []
+
+
+def _alias(field: DataclassField[Any]) -> str:
+    return field.name.removesuffix("_")
+
+
+def _valid_sections(raw: Raw) -> dict[str, Any]:
+    valid = {}
+    for name, kind in get_type_hints(Config, include_extras=True).items():
+        if name in raw and not _problems(raw[name], kind, name):
+            valid[name] = TypeAdapter(kind).validate_python(raw[name])
+    return valid
+
+
+def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for key in ("seeds", "methods"):
+        repeated = [str(value) for value, count in Counter(sections.get(key, ())).items() if count > 1]
+        if repeated:
+            problems.append(f"{key}: {', '.join(repeated)} more than once; each may stand once")
+    for name in sections.get("methods", ()):
+        if name not in METHODS or name == REFERENCE:
+            allowed = ", ".join(method for method in METHODS if method != REFERENCE)
+            problems.append(f"methods: {name!r} is not a method; allowed: {allowed} (the reference is always there)")
+    for stage in ("learn_prompt", "unlearn"):
+        section = sections.get(stage)
+        if section and section.forget_set.fraction * section.training.batch_size < 1:
+            problems.append(
+                f"{stage}.forget_set.fraction = {section.forget_set.fraction} of {stage}.training.batch_size = "
+                f"{section.training.batch_size} is less than one pair, so the forget set would always be empty; "
+                f"allowed: a fraction of at least {1 / section.training.batch_size:.3g}, or a larger batch"
+            )
+    download, manifest = sections.get("download_images"), sections.get("build_manifest")
+    if download and manifest and manifest.source_csv and download.url_list:
+        problems.append(
+            "build_manifest.source_csv and download_images.url_list are both set; the pairs come from one of them: "
+            "set the other to null"
+        )
+    return problems

@@ -1,0 +1,133 @@
+"""Files that appear whole or not at all: write beside, fsync, rename; one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline_steps.core.errors import PipelineError
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; when the block ends well, it becomes `path` in one rename.
+
+    On an exception the temporary file goes and `path` keeps its old content. Raises PipelineError when the disk
+    or the quota is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        _fsync(partial)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except OSError as error:
+        _explain_full_disk(error, path)
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Like `whole_file` for a folder: what the block writes into the temporary folder appears at once as `path`.
+
+    An older folder at `path` is replaced. Raises PipelineError when the disk or the quota is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial.mkdir()
+    try:
+        yield partial
+        for member in partial.rglob("*"):
+            if member.is_file():
+                _fsync(member)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+        _fsync(path.parent)
+    except OSError as error:
+        _explain_full_disk(error, path)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text so that `path` is either the old file or the whole new one."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` as indented JSON with sorted keys and a final newline."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes, or of a folder's member names and bytes in sorted order."""
+    if path.is_dir():
+        digest = hashlib.sha256()
+        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{member.relative_to(path).as_posix()}\0{sha256_of(member)}\n".encode())
+        return digest.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_free_disk(folder: Path, needed_bytes: int) -> None:
+    """Raise PipelineError when the file system that holds `folder` has fewer than `needed_bytes` bytes free."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise PipelineError(
+            f"no room on disk: {folder} needs about {needed_bytes / 2**20:,.0f} MiB and its file system has "
+            f"{free / 2**20:,.0f} MiB free. Free some space, or put the results folder (`results_dir`) elsewhere."
+        )
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Hold the lock of one output; raise PipelineError when another process is writing it now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise PipelineError(
+            f"another process is writing {path} (it holds {lock.lock_file}). "
+            "Wait until it has ended, or give this run another results folder."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _explain_full_disk(error: OSError, path: Path) -> None:
+    if error.errno in _NO_SPACE:
+        raise PipelineError(
+            f"no room to write {path}: {error.strerror}. Nothing half-written was left; free some space and run again."
+        ) from error
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

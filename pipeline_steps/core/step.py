@@ -1,0 +1,143 @@
+"""What every step shares: its command line, seed, log, output lock and MLflow run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline_steps.core.config import ConfigError, load_section, read_yaml, section_type
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import only_writer, sha256_of
+from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
+
+Section = TypeVar("Section")
+Shared = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step's `run` gets: its inputs and outputs by name, its settings, its MLflow run and its log."""
+
+    paths: Mapping[str, Path]
+    raw_settings: Mapping[str, Any]
+    method: str
+    seed: int
+    threads: int
+    run: Run
+    log: logging.Logger
+
+    def section(self, dotted: str, kind: type[Section]) -> Section:
+        """The settings of `dotted`, checked. Raises ConfigError with every error of that section."""
+        return load_section(self.raw_settings, dotted, kind)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A standalone script: `name` is module, rule, results folder, MLflow run and config section at once.
+
+    `inputs` and `outputs` map an option's name to its help text; an input whose help starts with "optional" may be
+    left out. The first output is locked against a second writer.
+    """
+
+    name: str
+    summary: str
+    sections: tuple[str, ...]
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    run: Callable[[StepContext], None]
+
+    def main(self, argv: Sequence[str] | None = None) -> int:
+        """Run the step from a command line. Returns 0, or 1 after printing an error that the user can mend."""
+        arguments = self._parser().parse_args(argv)
+        log = _logger(self.name, arguments.log)
+        try:
+            self._run(arguments, log)
+        except PipelineError as error:
+            log.error("%s: %s", self.name, error)
+            return 1
+        except Exception:
+            log.exception("%s: unexpected error", self.name)
+            raise
+        return 0
+
+    def _parser(self) -> argparse.ArgumentParser:
+        parser = argparse.ArgumentParser(
+            prog=f"python -m pipeline_steps.{self.name}",
+            description=f"{self.summary} Config sections: {', '.join(self.sections)}.",
+        )
+        for name, text in self.inputs.items():
+            required = not text.startswith("optional")
+            parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=required, help=f"reads: {text}")
+        for name, text in self.outputs.items():
+            parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=f"writes: {text}")
+        settings = parser.add_mutually_exclusive_group(required=True)
+        settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
+        settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
+        parser.add_argument("--experiment", default="standalone", help="the MLflow experiment")
+        parser.add_argument("--method", default=Shared.get(self.name, "reference"), help="the method's name")
+        parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
+        parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the libraries' choice")
+        parser.add_argument("--log", type=Path, help="also write the log to this file")
+        return parser
+
+    def _run(self, arguments: argparse.Namespace, log: logging.Logger) -> None:
+        raw = _settings(arguments)
+        for dotted in self.sections:
+            load_section(raw, dotted, section_type(dotted))
+        given = {name: getattr(arguments, name) for name in (*self.inputs, *self.outputs)}
+        paths = {name: path for name, path in given.items() if path is not None}
+        missing = [f"--{name.replace('_', '-')} {paths[name]}" for name in self.inputs if name in paths
+                   if not paths[name].exists()]
+        if missing:
+            raise PipelineError(f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first.")
+        identity = RunIdentity(arguments.experiment, self.name, arguments.method, arguments.seed)
+        with ExitStack() as stack:
+            stack.enter_context(only_writer(next(paths[name] for name in self.outputs)))
+            hashes = {name: sha256_of(paths[name]) for name in self.inputs if name in paths}
+            run = stack.enter_context(tracked_run(identity, _only(raw, self.sections), hashes))
+            context = StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log)
+            self.run(context)
+            run.set_tags({f"output.{name}": str(paths[name]) for name in self.outputs if name in paths})
+
+
+def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    if arguments.config:
+        return read_yaml(arguments.config)
+    try:
+        loaded = json.loads(arguments.settings)
+    except json.JSONDecodeError as error:
+        raise ConfigError([f"--settings is not JSON ({error}); use --config FILE for YAML"]) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(["--settings must be a JSON object of sections"])
+    return loaded
+
+
+def _only(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
+    chosen = {}
+    for dotted in sections:
+        value: Any = raw
+        for part in dotted.split("."):
+            value = value[part]
+        chosen[dotted] = value
+    return chosen
+
+
+def _logger(name: str, path: Path | None) -> logging.Logger:
+    log = logging.getLogger("pipeline_steps")
+    log.setLevel(logging.INFO)
+    log.handlers.clear()
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {name}: %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+    return log
