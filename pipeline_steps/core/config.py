@@ -56,8 +56,7 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
 def load_config(raw: Raw) -> Config:
     """Check the whole configuration. Raises ConfigError with every error found, those across sections included."""
     problems = _problems(raw, Config, "")
-    sections = {name: section for name, section in _valid_sections(raw).items()}
-    problems += _cross_problems(sections)
+    problems += _cross_problems(_valid_sections(raw))
     if problems:
         raise ConfigError(problems)
     return TypeAdapter(Config).validate_python(dict(raw))
@@ -78,9 +77,9 @@ def load_section(raw: Raw, dotted: str, kind: type[Section]) -> Section:
 
 def section_type(dotted: str) -> type[Any]:
     """The dataclass of a dotted section. Raises KeyError for a section that the schema does not have."""
-    kind: Any = Config
+    kind: type[Any] = Config
     for part in dotted.split("."):
-        kind = get_type_hints(kind)[part]
+        kind = get_type_hints(kind, include_extras=True)[part]
     return kind
 
 
@@ -130,7 +129,7 @@ def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
 
 def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
-        kind = get_type_hints(kind)[part]
+        kind = get_type_hints(kind)[str(part)]
     return [_alias(field) for field in fields(kind)] if is_dataclass(kind) else []
 
 

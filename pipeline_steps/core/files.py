@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         _fsync(partial)
-        os.replace(partial, path)
+        partial.replace(path)
         _fsync(path.parent)
     except OSError as error:
         _explain_full_disk(error, path)
@@ -56,7 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 _fsync(member)
         if path.exists():
             shutil.rmtree(path)
-        os.replace(partial, path)
+        partial.replace(path)
         _fsync(path.parent)
     except OSError as error:
         _explain_full_disk(error, path)
@@ -76,11 +76,11 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes, or of a folder's member names and bytes in sorted order."""
+def sha256_of(path: Path, patterns: Iterable[str] = ("**/*",)) -> str:
+    """Hex sha256 of a file's bytes, or of the names and bytes of a folder's members that match, in sorted order."""
     if path.is_dir():
         digest = hashlib.sha256()
-        for member in sorted(p for p in path.rglob("*") if p.is_file()):
+        for member in sorted({p for pattern in patterns for p in path.glob(pattern) if p.is_file()}):
             digest.update(f"{member.relative_to(path).as_posix()}\0{sha256_of(member)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:

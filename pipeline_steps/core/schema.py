@@ -100,10 +100,11 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class FreezeConfig:
-    """What does not train. `text_blocks` counts transformer blocks of the text tower from the input."""
+    """What does not train: `text_tower` is all of the text encoder, `text_blocks` its first blocks from the input."""
 
     image_tower: Flag
     image_projection: Flag
+    text_tower: Flag
     token_embedding: Flag
     positional_embedding: Flag
     text_blocks: Natural
@@ -163,7 +164,6 @@ class LearnPromptConfig:
     prompt_init_std: Positive
     prompt_lr: Positive
     prompt_weight_decay: NonNegative
-    train_text: Flag
     lambda_: Annotated[NonNegative, Field(alias="lambda")]
     separation: SeparationConfig
     relation: Literal["paper", "official"]
@@ -245,6 +245,25 @@ class MakeTablesConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DatasetRow:
+    """A row of config/datasets.yaml: an evaluation set. `classes` maps a class name to categories or their prefixes.
+
+    `{c}` in a template stands for the class name, as in clip-benchmark.
+    """
+
+    source: Literal["parquet"]
+    path: str
+    image_column: str
+    category_column: str
+    caption_column: str
+    split_column: str
+    test_split: str
+    train_split: str
+    templates: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: Annotated[dict[str, tuple[str, ...]], Field(min_length=2)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Config:
     """The whole file. A section named like a step is that step's."""
 
@@ -252,7 +271,6 @@ class Config:
     results_dir: str
     seeds: Annotated[tuple[Natural, ...], Field(min_length=1)]
     methods: Annotated[tuple[Name, ...], Field(min_length=1)]
-    device: Literal["auto", "cpu", "cuda"]
     tracking: TrackingConfig
     download_images: DownloadImagesConfig
     build_manifest: BuildManifestConfig

@@ -8,14 +8,14 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline_steps.core.config import ConfigError, load_section, read_yaml, section_type
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
-from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
+from pipeline_steps.core.tracking import Run, RunIdentity, Terminated, tracked_run
 
 Section = TypeVar("Section")
 Shared = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
@@ -43,7 +43,8 @@ class Step:
     """A standalone script: `name` is module, rule, results folder, MLflow run and config section at once.
 
     `inputs` and `outputs` map an option's name to its help text; an input whose help starts with "optional" may be
-    left out. The first output is locked against a second writer.
+    left out. The first output is locked against a second writer. `reads` holds glob patterns of the members for which
+    a folder input is read, where those are not all: only they are hashed.
     """
 
     name: str
@@ -52,9 +53,10 @@ class Step:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     run: Callable[[StepContext], None]
+    reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the step from a command line. Returns 0, or 1 after printing an error that the user can mend."""
+        """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
         arguments = self._parser().parse_args(argv)
         log = _logger(self.name, arguments.log)
         try:
@@ -62,6 +64,9 @@ class Step:
         except PipelineError as error:
             log.error("%s: %s", self.name, error)
             return 1
+        except (Terminated, KeyboardInterrupt) as stop:
+            log.error("%s: stopped (%s); its MLflow run is KILLED", self.name, stop or "Ctrl-C")
+            return 143
         except Exception:
             log.exception("%s: unexpected error", self.name)
             raise
@@ -80,7 +85,6 @@ class Step:
         settings = parser.add_mutually_exclusive_group(required=True)
         settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
         settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
-        parser.add_argument("--experiment", default="standalone", help="the MLflow experiment")
         parser.add_argument("--method", default=Shared.get(self.name, "reference"), help="the method's name")
         parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the libraries' choice")
@@ -93,14 +97,21 @@ class Step:
             load_section(raw, dotted, section_type(dotted))
         given = {name: getattr(arguments, name) for name in (*self.inputs, *self.outputs)}
         paths = {name: path for name, path in given.items() if path is not None}
-        missing = [f"--{name.replace('_', '-')} {paths[name]}" for name in self.inputs if name in paths
-                   if not paths[name].exists()]
+        missing = [
+            f"--{name.replace('_', '-')} {paths[name]}"
+            for name in self.inputs
+            if name in paths
+            if not paths[name].exists()
+        ]
         if missing:
-            raise PipelineError(f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first.")
-        identity = RunIdentity(arguments.experiment, self.name, arguments.method, arguments.seed)
+            raise PipelineError(
+                f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first."
+            )
+        identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
         with ExitStack() as stack:
             stack.enter_context(only_writer(next(paths[name] for name in self.outputs)))
-            hashes = {name: sha256_of(paths[name]) for name in self.inputs if name in paths}
+            given_inputs = [name for name in self.inputs if name in paths]
+            hashes = {name: sha256_of(paths[name], self.reads.get(name, ["**/*"])) for name in given_inputs}
             run = stack.enter_context(tracked_run(identity, _only(raw, self.sections), hashes))
             context = StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log)
             self.run(context)
@@ -132,6 +143,7 @@ def _only(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
 def _logger(name: str, path: Path | None) -> logging.Logger:
     log = logging.getLogger("pipeline_steps")
     log.setLevel(logging.INFO)
+    log.propagate = False
     log.handlers.clear()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if path is not None:

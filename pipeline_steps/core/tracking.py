@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,11 +48,15 @@ class RunIdentity:
 
 
 class Run:
-    """An open MLflow run. Metrics are sent in batches at most every five seconds, and all of them at the end."""
+    """An open MLflow run. Metrics are sent in batches at most every five seconds, and all of them at the end.
 
-    def __init__(self, client: MlflowClient, run_id: str, parent_id: str) -> None:
+    `fingerprint` is a sha256 over the step's settings and the hashes of its inputs.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str, parent_id: str, fingerprint: str) -> None:
         self._client = client
         self.run_id = run_id
+        self.fingerprint = fingerprint
         self._parent_id = parent_id
         self._waiting: list[Metric] = []
         self._last_flush = time.monotonic()
@@ -84,6 +89,10 @@ class Run:
         if path.stat().st_size <= _LARGEST_ARTIFACT:
             self._client.log_artifact(self.run_id, str(path), folder)
 
+    def log_text(self, text: str, name: str) -> None:
+        """Store a text as a file of the run."""
+        self._client.log_text(self.run_id, text, name)
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on this run."""
         self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -113,7 +122,7 @@ def tracked_run(identity: RunIdentity, settings: Mapping[str, Any], input_hashes
     tags |= {"mlflow.parentRunId": parent_id, "fingerprint": fingerprint, "current": "false"}
     run_id = client.create_run(experiment_id, tags=tags, run_name=identity.stage).info.run_id
     client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in _flat(settings).items()])
-    run, status, started = Run(client, run_id, parent_id), "FAILED", time.monotonic()
+    run, status, started = Run(client, run_id, parent_id, fingerprint), "FAILED", time.monotonic()
     try:
         with _sigterm_raises():
             yield run
@@ -207,7 +216,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    def handler(number: int, frame: FrameType | None) -> None:
+    def handler(number: int, _frame: FrameType | None) -> None:
         raise Terminated(f"signal {number}")
 
     before = signal.signal(signal.SIGTERM, handler)
@@ -242,3 +251,15 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
     return flat
+
+
+def main(experiment: str) -> None:
+    """Close the runs of an experiment whose process is gone; Snakemake calls this after a failed workflow."""
+    client = MlflowClient(tracking_uri())
+    known = client.get_experiment_by_name(experiment)
+    if known is not None:
+        close_dead_runs(client, known.experiment_id)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

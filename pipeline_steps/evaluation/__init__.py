@@ -1,0 +1,1 @@
+"""Zero-shot, linear probe and retrieval on features that were extracted once."""

@@ -1,0 +1,44 @@
+# make demo | make test are the two commands; the rest is for going further.
+PYTHON ?= python3.11
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONPATH := $(CURDIR)
+CONFIG ?= config/config.yaml
+PORT ?= 5000
+CODE := pipeline_steps resources tests
+
+.PHONY: demo test check mlflow dag lock setup clean
+
+demo: setup                ## the whole pipeline on the bundled pictures, then its summary
+	snakemake --configfile $(CONFIG)
+	@python -m pipeline_steps.show_summary --config $(CONFIG)
+
+test: check                ## lint, types, and every test
+	CI=$(CI) python -m pytest
+
+check: setup               ## lint, format, types, Snakemake's own lint
+	ruff check $(CODE)
+	ruff format --check $(CODE)
+	mypy
+	snakemake --lint
+
+mlflow: setup              ## MLflow's UI on this machine alone
+	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///results/mlflow.db
+
+dag: setup                 ## the DAG as docs/dag.svg (needs Graphviz)
+	snakemake --rulegraph --configfile $(CONFIG) | dot -Tsvg > docs/dag.svg
+
+setup: $(VENV)/.complete   ## the pinned environment
+
+$(VENV)/.complete: envs/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	python -m pip install --quiet "$$(grep '^uv==' envs/requirements.txt)"
+	uv pip sync --quiet --compile-bytecode envs/requirements.txt
+	touch $@
+
+lock:                      ## envs/requirements.in -> envs/requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-header --no-annotate \
+		envs/requirements.in --output-file envs/requirements.txt
+
+clean:                     ## results and environment
+	rm -rf results/* $(VENV) .snakemake

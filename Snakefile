@@ -1,0 +1,43 @@
+# The whole pipeline on one screen: configuration, path grammar, rules, and a target for every stage.
+#   snakemake                 everything          snakemake -n              what would run, and why
+#   snakemake unlearn         up to one stage     --configfile config/...   another experiment
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/common.smk"
+
+
+wildcard_constraints:
+    method="|".join(METHODS),
+    seed=r"\d+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+# `snakemake <stage>`: every cell of a stage that runs once per method and seed.
+for stage, cells in STAGE_CELLS.items():
+
+    rule:
+        name:
+            stage
+        input:
+            cells,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.make_tables.output,
+
+
+onerror:
+    shell("python -m pipeline_steps.core.tracking {CFG.experiment}")

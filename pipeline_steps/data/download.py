@@ -1,0 +1,200 @@
+"""img2dataset over a URL list: a work folder that an interrupted run goes on from, then the whole folder at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import pipeline_steps
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import require_free_disk, whole_file
+from pipeline_steps.core.schema import DownloadImagesConfig
+from pipeline_steps.data.progress import progress_bar
+from pipeline_steps.data.url_source import UrlSource
+
+_QUALITY = {"jpg": 95, "webp": 95, "png": 6}
+_KEY_SETTINGS = (
+    "image_size", "resize_mode", "encode_format", "min_image_size", "max_image_pixels", "timeout_seconds", "retries",
+    "samples_per_shard",
+)  # fmt: skip
+_ADDED_PATIENCE_SECONDS = 300.0
+
+
+class Workplace:
+    """The work folder of one download, beside its output and keyed by the URL list and the settings that matter.
+
+    `shards` is img2dataset's folder. A run that was interrupted goes on with the shards that are not finished.
+    """
+
+    def __init__(self, images: Path, source: UrlSource, settings: DownloadImagesConfig) -> None:
+        chosen = {name: getattr(settings, name) for name in _KEY_SETTINGS}
+        key = hashlib.sha256(json.dumps([source.content, chosen], sort_keys=True).encode()).hexdigest()[:16]
+        self.images = images
+        self.top = images.with_name(f".{images.name}.download")
+        self.urls = self.top / key / "urls.parquet"
+        self.shards = self.top / key / "shards"
+        self.log = self.top / key / "img2dataset.log"
+
+    def finished_shards(self) -> list[Path]:
+        """The statistics files that img2dataset writes last for every shard."""
+        return sorted(self.shards.glob("*_stats.json"))
+
+    def forget_shards(self, min_success_fraction: float) -> None:
+        """Mark damaged shards and those with fewer successes as not finished, so that the next run fetches them."""
+        for path in self.finished_shards():
+            stats = _statistics(path)
+            if stats is None or stats["successes"] < min_success_fraction * stats["count"]:
+                path.unlink()
+
+    def publish(self) -> None:
+        """Make the finished folder the output in one rename, replacing an older one, and remove the work folder.
+
+        One flush of the whole system before it: an fsync of each of many small files would take far longer.
+        """
+        os.sync()
+        if self.images.exists():
+            shutil.rmtree(self.images)
+        self.shards.replace(self.images)
+        shutil.rmtree(self.top)
+
+
+def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) -> None:
+    """Download every URL of `source` that no finished shard holds into `work.shards`.
+
+    Raises PipelineError for a full disk (before it starts) and when img2dataset fails or stands still.
+    """
+    work.forget_shards(0.0)
+    rows, finished = source.table.num_rows, len(work.finished_shards())
+    left = max(0, rows - finished * settings.samples_per_shard)
+    if left == 0 and finished:
+        return
+    require_free_disk(work.top, left * source.bytes_per_row)
+    work.shards.mkdir(parents=True, exist_ok=True)
+    with whole_file(work.urls) as partial:
+        pq.write_table(source.table, partial)
+    threads_turns = -(-min(settings.samples_per_shard, rows) // settings.threads)
+    longest_silence = 2 * threads_turns * settings.timeout_seconds * (settings.retries + 1) + _ADDED_PATIENCE_SECONDS
+    command = [sys.executable, "-m", "pipeline_steps.data.img2dataset_process", json.dumps(_arguments(settings, work))]
+    with running(command, child_environment(settings), work.log) as process:
+        watch(process, work, rows, longest_silence)
+    if process.returncode != 0:
+        raise PipelineError(
+            f"img2dataset ended with exit code {process.returncode}. Its last lines:\n{_tail(work.log)}\n"
+            "Run the stage again: it goes on with the shards that are not finished."
+        )
+
+
+@contextmanager
+def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command in a process group of its own, its output into `log`; the group ends with the block."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def watch(process: subprocess.Popen[bytes], work: Workplace, rows: int, longest_silence_seconds: float) -> None:
+    """Show progress until `process` ends.
+
+    Raises PipelineError when nothing has arrived for so long that img2dataset must be waiting for a worker that
+    was killed, which it would do for ever.
+    """
+    progress, last_news = _Progress(work), time.monotonic()
+    with progress_bar(rows, "download_images", "picture") as bar:
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            done = progress.count()
+            if done != bar.n:
+                bar.update(done - bar.n)
+                last_news = time.monotonic()
+            if time.monotonic() - last_news > longest_silence_seconds:
+                raise PipelineError(
+                    f"img2dataset has got nothing for {longest_silence_seconds:.0f} s: a worker was probably killed, "
+                    "most often for want of memory. Lower download_images.processes or threads and run the stage "
+                    f"again: finished shards are kept. Its last lines:\n{_tail(work.log)}"
+                )
+
+
+class _Progress:
+    """Counts URLs: all of finished shards, and the pictures there so far of the others."""
+
+    def __init__(self, work: Workplace) -> None:
+        self._work = work
+        self._finished: dict[str, int] = {}
+
+    def count(self) -> int:
+        for path in self._work.finished_shards():
+            name = path.name.removesuffix("_stats.json")
+            if name not in self._finished and (stats := _statistics(path)):
+                self._finished[name] = stats["count"]
+        return sum(self._finished.values()) + sum(self._pictures(shard) for shard in self._open_shards())
+
+    def _open_shards(self) -> list[Path]:
+        shards = [path for path in self._work.shards.glob("[0-9]*") if path.suffix == "" and path.is_dir()]
+        return [path for path in shards if path.name not in self._finished]
+
+    def _pictures(self, shard: Path) -> int:
+        with os.scandir(shard) as entries:
+            return sum(entry.name.endswith(".json") for entry in entries)
+
+
+def _statistics(path: Path) -> dict[str, int] | None:
+    """img2dataset's count and successes of one shard; None where they, or the shard's table, are not whole."""
+    try:
+        stats = json.loads(path.read_text(encoding="utf-8"))
+        pq.read_metadata(path.with_name(path.name.replace("_stats.json", ".parquet")))
+        return {"count": int(stats["count"]), "successes": int(stats["successes"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _arguments(settings: DownloadImagesConfig, work: Workplace) -> dict[str, Any]:
+    return {
+        "url_list": str(work.urls), "input_format": "parquet", "url_col": "url", "caption_col": "caption",
+        "output_folder": str(work.shards), "output_format": "files", "incremental_mode": "incremental",
+        "image_size": settings.image_size, "resize_mode": settings.resize_mode, "skip_reencode": True,
+        "encode_format": settings.encode_format, "encode_quality": _QUALITY[settings.encode_format],
+        "min_image_size": settings.min_image_size, "max_image_area": settings.max_image_pixels,
+        "timeout": settings.timeout_seconds, "retries": settings.retries, "thread_count": settings.threads,
+        "processes_count": settings.processes, "number_sample_per_shard": settings.samples_per_shard,
+        "compute_hash": "sha256", "extract_exif": False, "enable_wandb": False,
+    }  # fmt: skip
+
+
+def child_environment(settings: DownloadImagesConfig) -> dict[str, str]:
+    """For img2dataset alone: OpenCV refuses large pictures by their header, nobody looks for updates, loopback has no
+    proxy.
+    """
+    package_folder = str(Path(next(iter(pipeline_steps.__path__))).absolute().parent)
+    added = {
+        "OPENCV_IO_MAX_IMAGE_PIXELS": str(settings.max_image_pixels),
+        "NO_ALBUMENTATIONS_UPDATE": "1",
+        "PYTHONUTF8": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_folder, os.environ.get("PYTHONPATH")])),
+    }
+    if settings.url_list is None:
+        added |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1")
+    return {**os.environ, **added}
+
+
+def _tail(log: Path, lines: int = 15) -> str:
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,0 +1,81 @@
+"""Where the URLs of a download come from: a list of the user's, or the bundled pictures on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema import DownloadImagesConfig
+from pipeline_steps.data.embedded import read_embedded
+from pipeline_steps.data.file_server import serving
+from pipeline_steps.data.tables import read_text_columns
+
+_GUESSED_BYTES = 100_000
+_BLOCKS_BYTES = 3 * 4096
+
+
+@dataclass(frozen=True)
+class UrlSource:
+    """What is fetched. `table` has the columns url and caption; its rows are http(s) URLs.
+
+    `refused_urls` counts the list's rows with another kind of URL, which are not asked for: img2dataset would read
+    a `file:` URL from this machine's disk. `content` identifies the list, whatever port a server got.
+    `bytes_per_row` is a guess of what a row takes on disk with its caption and metadata.
+    """
+
+    table: pa.Table
+    refused_urls: int
+    content: str
+    bytes_per_row: int
+
+
+@contextmanager
+def url_source(path: Path, settings: DownloadImagesConfig) -> Iterator[UrlSource]:
+    """The rows of `path`: a URL list where `url_list` is set, else the bundled parquet, served while the block runs."""
+    if settings.url_list is not None:
+        yield _listed(path, settings)
+        return
+    if settings.fault_fraction > 0 and settings.slow_seconds <= settings.timeout_seconds:
+        raise PipelineError(
+            f"download_images.slow_seconds = {settings.slow_seconds} is within timeout_seconds = "
+            f"{settings.timeout_seconds}, so slow answers would not time out; set it higher"
+        )
+    files, captions = read_embedded(path, settings.embedded_split, settings.fault_fraction)
+    content = _digest([*(f"{file.fault}{hashlib.sha256(file.body).hexdigest()}" for file in files), *captions])
+    size = sum(len(file.body) for file in files) // len(files) + _BLOCKS_BYTES
+    with serving(files, slow_seconds=settings.slow_seconds, max_image_pixels=settings.max_image_pixels) as base:
+        urls = [f"{base}/{number}" for number in range(len(files))]
+        yield UrlSource(pa.table({"url": urls, "caption": captions}), 0, content, size)
+
+
+def _listed(path: Path, settings: DownloadImagesConfig) -> UrlSource:
+    names = {
+        "download_images.url_column": settings.url_column,
+        "download_images.caption_column": settings.caption_column,
+    }
+    table = read_text_columns(path, names).rename_columns(["url", "caption"])
+    if table.num_rows == 0:
+        raise PipelineError(f"{path} (download_images.url_list) has no rows; give a list with at least one URL")
+    web = table.filter(pc.match_substring_regex(table["url"], r"^(?i:https?)://"))
+    if web.num_rows == 0:
+        raise PipelineError(
+            f"{path} has no http(s) URL in the column {settings.url_column!r}; its first value is "
+            f"{table['url'][0].as_py()[:80]!r}. Check download_images.url_column."
+        )
+    content = _digest(f"{url}\n{caption}" for url, caption in zip(*web.to_pydict().values(), strict=True))
+    picture = _GUESSED_BYTES if settings.resize_mode == "no" else settings.image_size**2
+    return UrlSource(web, table.num_rows - web.num_rows, content, picture + _BLOCKS_BYTES)
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""Train the reference CLIP from scratch on the noisy pairs, with the contrastive loss."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from pipeline_steps.core.schema import ModelConfig, TrainReferenceConfig
+from pipeline_steps.core.step import Step, StepContext
+from pipeline_steps.methods.continued import Continued
+from pipeline_steps.models.clip import create_clip, save_clip
+from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+
+
+def run(context: StepContext) -> None:
+    """Fresh weights by seed, one phase, checkpoint and history."""
+    settings = context.section("train_reference", TrainReferenceConfig)
+    torch.manual_seed(context.seed)
+    bundle = create_clip(context.section("model", ModelConfig).architecture)
+    plans = [PhasePlan("train_reference", settings.training, Continued())]
+    history = train(context, bundle, plans)
+    write_history(context.paths["history"], history)
+    save_clip(context.paths["checkpoint"], bundle)
+    remove_states(context, plans)
+
+
+STEP = Step(
+    name="train_reference",
+    summary="Train the reference CLIP from scratch on the noisy pairs.",
+    sections=("model", "train_reference"),
+    inputs={"pairs": "pairs.parquet of build_manifest"},
+    outputs={"checkpoint": "folder that open_clip loads", "history": "parquet of every step's metrics"},
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(STEP.main())

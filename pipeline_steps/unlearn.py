@@ -1,0 +1,37 @@
+"""NCU phase 2: unlearn the noisy correspondence by masked optimal transport (Eqs. 8 to 12)."""
+
+from __future__ import annotations
+
+import sys
+
+from pipeline_steps.core.schema import ModelConfig, UnlearnConfig
+from pipeline_steps.core.step import Step, StepContext
+from pipeline_steps.methods.ncu.objectives import Unlearning
+from pipeline_steps.models.clip import load_clip, save_clip
+from pipeline_steps.models.prompt import PROMPT_FILE, load_prompt
+from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+
+
+def run(context: StepContext) -> None:
+    """Start from phase 1's model; the prompt is frozen."""
+    settings = context.section("unlearn", UnlearnConfig)
+    bundle = load_clip(context.paths["learned"], context.section("model", ModelConfig).architecture)
+    prompt = load_prompt(context.paths["learned"])
+    plan = PhasePlan("unlearn", settings.training, Unlearning(settings), prompt=prompt)
+    history = train(context, bundle, [plan])
+    write_history(context.paths["history"], history)
+    save_clip(context.paths["checkpoint"], bundle, {PROMPT_FILE: {"prompt": prompt.cpu()}})
+    remove_states(context, [plan])
+
+
+STEP = Step(
+    name="unlearn",
+    summary="NCU phase 2: unlearn the noisy correspondence by masked optimal transport.",
+    sections=("model", "unlearn"),
+    inputs={"pairs": "pairs.parquet of build_manifest", "learned": "checkpoint folder of learn_prompt"},
+    outputs={"checkpoint": "folder that open_clip loads", "history": "parquet of every step's metrics"},
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(STEP.main())

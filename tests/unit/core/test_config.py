@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, settings_json
+from pipeline_steps.core.schema import UnlearnConfig
+
+CONFIG = Path("config")
+
+
+def _default() -> dict[str, Any]:
+    return read_yaml([CONFIG / "config.yaml"])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIG.glob("*.yaml") if path.name != "datasets.yaml"))
+def test_every_configuration_of_the_project_is_valid_over_the_default(name: str) -> None:
+    config = load_config(read_yaml([CONFIG / "config.yaml", CONFIG / name]))
+    assert config.seeds
+
+
+def test_all_errors_come_at_once_with_key_value_and_what_is_allowed() -> None:
+    raw = _default()
+    raw["unlearn"]["gama"] = 0.5
+    raw["unlearn"]["gamma"] = 1.5
+    raw["train_reference"]["training"]["epochs"] = "many"
+    raw["learn_prompt"]["separation"] = {"alpha": -0.1, "beta": -0.2}
+    raw["methods"] = ["ncu", "ncu", "magic"]
+    raw["eval_zero_shot"] = {}
+    del raw["eval_probe"]["max_iterations"]
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    text = str(caught.value)
+    for expected in (
+        "unlearn.gama = 0.5: unknown key; did you mean `gamma`? allowed here: ",
+        "unlearn.gamma = 1.5: allowed is less than or equal to 1",
+        "train_reference.training.epochs = 'many': allowed is a valid integer",
+        "learn_prompt.separation: alpha (-0.1) must be below beta (-0.2)",
+        "methods: ncu more than once",
+        "methods: 'magic' is not a method; allowed: continued, gradient_ascent, ncu",
+        "eval_zero_shot = {}: unknown key; did you mean `eval_zeroshot`?",
+        "eval_probe.max_iterations: this key is missing",
+    ):
+        assert expected in text
+    assert len(caught.value.problems) == 8
+
+
+def test_an_empty_forget_set_is_an_impossible_combination() -> None:
+    raw = _default()
+    raw["unlearn"]["forget_set"]["fraction"] = 0.001
+    with pytest.raises(ConfigError, match="less than one pair.*allowed: a fraction of at least 0.00391"):
+        load_config(raw)
+
+
+def test_two_sources_of_pairs_are_an_impossible_combination() -> None:
+    raw = _default()
+    raw["build_manifest"]["source_csv"] = "mine.csv"
+    raw["download_images"]["url_list"] = "urls.tsv"
+    with pytest.raises(ConfigError, match="both set"):
+        load_config(raw)
+
+
+@pytest.mark.parametrize("written", ["1e-4", "0.0001", "1.0e-4"])
+def test_a_number_means_the_same_however_it_is_written(tmp_path: Path, written: str) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(f"unlearn: {{training: {{lr: {written}}}}}\n")
+    merged = load_config(read_yaml([CONFIG / "config.yaml", extra]))
+    assert merged.unlearn.training.lr == 1e-4
+    reference = _default()
+    reference["unlearn"]["training"]["lr"] = 0.0001
+    assert settings_json(merged, "unlearn") == settings_json(load_config(reference), "unlearn")
+
+
+def test_settings_hold_the_named_sections_alone_and_load_back() -> None:
+    config = load_config(_default())
+    settings = json.loads(settings_json(config, "unlearn", "learn_prompt.training"))
+    assert settings.keys() == {"unlearn", "learn_prompt"}
+    assert settings["learn_prompt"].keys() == {"training"}
+    assert load_section(settings, "unlearn", UnlearnConfig) == config.unlearn
+    assert "lambda" in json.loads(settings_json(config, "learn_prompt"))["learn_prompt"]
+
+
+def test_a_later_file_changes_only_its_keys(tmp_path: Path) -> None:
+    extra = tmp_path / "extra.yaml"
+    extra.write_text("unlearn: {gamma: 0.1}\n")
+    merged, default = read_yaml([CONFIG / "config.yaml", extra]), _default()
+    assert merged["unlearn"]["gamma"] == 0.1
+    expected = copy.deepcopy(default)
+    expected["unlearn"]["gamma"] = 0.1
+    assert merged == expected
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing.yaml: No such file"):
+        read_yaml([tmp_path / "nothing.yaml"])
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1, 2\n")
+    with pytest.raises(ConfigError, match="broken.yaml is not YAML"):
+        read_yaml([broken])
+    broken.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="holds a list; a mapping of sections is wanted"):
+        read_yaml([broken])
+
+
+def test_a_missing_section_is_named() -> None:
+    with pytest.raises(ConfigError, match="unlearn: this section is missing"):
+        load_section({}, "unlearn", UnlearnConfig)

@@ -1,0 +1,88 @@
+"""Small real pictures, a bundled parquet, an img2dataset folder and settings, made for tests."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from PIL import Image, ImageDraw
+
+CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
+
+
+def picture_bytes(number: int, size: tuple[int, int] = (24, 20), form: str = "WEBP") -> bytes:
+    """A picture whose content depends on `number` alone."""
+    image = Image.new("RGB", size)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, *size), fill=(number * 37 % 256, number * 91 % 256, number % 256))
+    draw.ellipse((2, 2, 4 + number % 16, 18), fill=(255 - number % 256, number * 53 % 256, 7))
+    stream = io.BytesIO()
+    image.save(stream, form, lossless=True) if form == "WEBP" else image.save(stream, form)
+    return stream.getvalue()
+
+
+def write_picture(path: Path, number: int, size: tuple[int, int] = (24, 20)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(picture_bytes(number, size, {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}[path.suffix]))
+    return path
+
+
+def write_embedded(path: Path, count: int, split: str = "train") -> Path:
+    rows = [
+        {
+            "id": f"group/picture_{number:03d}",
+            "image": picture_bytes(number),
+            "sha256": f"{number:064x}",
+            "title": f"Title {number}",
+            "tags": ["tag", f"title {number}"],
+            "split": split,
+        }
+        for number in range(count)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def write_shard(folder: Path, shard: str, rows: Sequence[Mapping[str, Any]], suffix: str = ".webp") -> None:
+    """A finished shard of img2dataset's form: `rows` with key, caption, status, and number for the picture drawn."""
+    for row in rows:
+        if row["status"] == "success" and row.get("number") is not None:
+            write_picture(folder / shard / f"{row['key']}{suffix}", row["number"])
+            (folder / shard / f"{row['key']}.txt").write_text(row["caption"] or "", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {name: [row.get(name) for row in rows] for name in ("key", "caption", "status", "error_message")}
+    pq.write_table(
+        pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), folder / f"{shard}.parquet"
+    )
+    successes = sum(row["status"] == "success" for row in rows)
+    stats = {"count": len(rows), "successes": successes}
+    (folder / f"{shard}_stats.json").write_text(json.dumps(stats), encoding="utf-8")
+
+
+def section(name: str, **changes: Any) -> dict[str, Any]:
+    """One section of config/config.yaml with some keys changed, as `--settings` and `load_section` take it."""
+    settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))[name]
+    unknown = set(changes) - set(settings)
+    assert not unknown, f"no such keys: {unknown}"
+    return {name: settings | changes}
+
+
+def gone(process_id: int, within_seconds: float = 10.0) -> bool:
+    """Whether a process ends in time; one that only waits to be reaped has ended."""
+    deadline = time.monotonic() + within_seconds
+    while time.monotonic() < deadline:
+        try:
+            if psutil.Process(process_id).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
+            return True
+        time.sleep(0.02)
+    return False

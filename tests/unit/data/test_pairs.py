@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.pairs import EpochBatches, PairDataset, mixed_seed, pair_loader, read_image
+
+TRANSFORM = transforms.Compose([transforms.RandomResizedCrop(16), transforms.ToTensor()])
+
+
+def _tokens(texts: list[str]) -> torch.Tensor:
+    return torch.tensor([[len(text)] for text in texts])
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> PairDataset:
+    generator = np.random.default_rng(0)
+    for row in range(12):
+        Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
+    table = pa.table({"image_path": [f"{row}.png" for row in range(12)], "caption": ["x" * row for row in range(12)]})
+    return PairDataset(table, tmp_path, TRANSFORM, _tokens, seed=3)
+
+
+def _run(dataset: PairDataset, workers: int, epoch: int) -> tuple[list[int], torch.Tensor]:
+    batches = EpochBatches(len(dataset), 4, seed=3)
+    batches.epoch = dataset.epoch = epoch
+    parts = list(pair_loader(dataset, batches, workers))
+    return torch.cat([rows for rows, _, _ in parts]).tolist(), torch.cat([images for _, images, _ in parts])
+
+
+def test_order_and_augmentation_depend_on_seed_and_epoch_and_not_on_workers(dataset: PairDataset) -> None:
+    order, images = _run(dataset, 0, epoch=0)
+    with_workers, same_images = _run(dataset, 2, epoch=0)
+    assert with_workers == order
+    assert torch.equal(images, same_images)
+    next_order, next_images = _run(dataset, 0, epoch=1)
+    assert sorted(order) == sorted(next_order) == list(range(12))
+    assert next_order != order
+    assert not torch.equal(images[order.index(0)], next_images[next_order.index(0)])
+
+
+def test_reading_leaves_the_generator_of_the_training_alone(dataset: PairDataset) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    dataset[4]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_last_partial_batch_is_left_out_and_a_batch_larger_than_the_data_is_refused() -> None:
+    assert [len(batch) for batch in EpochBatches(11, 4, seed=0)] == [4, 4]
+    with pytest.raises(PipelineError, match="batch_size = 12 is larger than the 11 training pairs; allowed: at most 11"):
+        EpochBatches(11, 12, seed=0)
+
+
+def test_a_picture_that_went_bad_since_the_manifest_is_named(dataset: PairDataset, tmp_path: Path) -> None:
+    (tmp_path / "4.png").write_bytes((tmp_path / "4.png").read_bytes()[:60])
+    (tmp_path / "5.png").unlink()
+    for row in (4, 5):
+        with pytest.raises(PipelineError, match=f"{row}.png cannot be read"):
+            dataset[row]
+
+
+def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
+    Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
+    assert read_image(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
+
+
+def test_mixed_seeds_differ_for_neighbours_and_order() -> None:
+    seeds = {mixed_seed(seed, epoch, row) for seed in range(4) for epoch in range(8) for row in range(64)}
+    assert len(seeds) == 4 * 8 * 64
+    assert mixed_seed(1, 2) != mixed_seed(2, 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from pipeline_steps.core.config import load_section
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema import DownloadImagesConfig
+from pipeline_steps.data.url_source import url_source
+from tests.unit.data.made_data import picture_bytes, section, write_embedded
+
+
+def _settings(**changes: object) -> DownloadImagesConfig:
+    return load_section(section("download_images", **changes), "download_images", DownloadImagesConfig)
+
+
+def test_bundled_pictures_are_served_while_the_block_runs_and_the_content_ignores_the_port(tmp_path: Path) -> None:
+    path = write_embedded(tmp_path / "bundled.parquet", 10)
+    settings = _settings(fault_fraction=0.0)
+    with url_source(path, settings) as first, url_source(path, settings) as second:
+        urls = first.table["url"].to_pylist()
+        assert urllib.request.urlopen(urls[7], timeout=5).read() == picture_bytes(7)
+        assert urls != second.table["url"].to_pylist()
+        assert first.content == second.content
+    assert first.table["caption"][7].as_py() == "Title 7, tag"
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(urls[7], timeout=1)
+    with url_source(path, _settings(fault_fraction=0.5)) as faulty:
+        assert faulty.content != first.content
+
+
+def test_slow_answers_must_be_slower_than_the_time_out(tmp_path: Path) -> None:
+    path = write_embedded(tmp_path / "bundled.parquet", 10)
+    settings = _settings(slow_seconds=2.0, timeout_seconds=2)
+    with pytest.raises(PipelineError, match=r"slow_seconds = 2.0"), url_source(path, settings):
+        pass
+
+
+def test_a_list_keeps_web_addresses_alone_and_counts_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("url,caption\nhttps://a/1,x\nfile:///etc/passwd,y\nHTTP://b/2,z\nnonsense,w\n")
+    with url_source(path, _settings(url_list=str(path))) as source:
+        assert source.table.to_pydict() == {"url": ["https://a/1", "HTTP://b/2"], "caption": ["x", "z"]}
+        assert source.refused_urls == 2
+        content = source.content
+    path.write_text("url,caption\nhttps://a/1,x\nHTTP://b/2,changed\n")
+    with url_source(path, _settings(url_list=str(path))) as source:
+        assert source.content != content
+
+
+@pytest.mark.parametrize(("rows", "fact"), [("", "has no rows"), ("x,http://a/1\n", "no http.*'x'")])
+def test_an_empty_list_and_the_wrong_column_are_errors(tmp_path: Path, rows: str, fact: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"url,caption\n{rows}")
+    with pytest.raises(PipelineError, match=fact), url_source(path, _settings(url_list=str(path))):
+        pass

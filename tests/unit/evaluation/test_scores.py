@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline_steps.evaluation.scores import Evaluation, measures, mlflow_names
+
+SCORES = {"clip-art": {"text_to_image_recall@5": 0.25, "chance_text_to_image_recall@5": 0.1, "n": 7, "split": "test"}}
+
+
+def test_measures_are_the_entries_with_a_chance_level() -> None:
+    assert measures(SCORES["clip-art"]) == {"text_to_image_recall@5": 0.25}
+
+
+def test_mlflow_names_hold_only_what_mlflow_allows() -> None:
+    names = mlflow_names("retrieval", SCORES)
+    assert names == {"retrieval/clip-art/text_to_image_recall_at_5": 0.25}
+    assert all(re.fullmatch(r"[\w\-. /]+", name) for name in names)
+
+
+def test_both_files_are_written_whole(tmp_path: Path) -> None:
+    outcomes = pd.DataFrame({"dataset": ["clip-art"], "rank": [3]})
+    Evaluation(SCORES, outcomes).write(tmp_path / "deep" / "scores.json", tmp_path / "deep" / "ranks.parquet")
+    assert json.loads((tmp_path / "deep" / "scores.json").read_text()) == SCORES
+    assert pd.read_parquet(tmp_path / "deep" / "ranks.parquet").equals(outcomes)
+    assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["ranks.parquet", "scores.json"]

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from pipeline_steps.build_manifest import STEP
+from pipeline_steps.data.manifest import SCHEMA, image_root, read_manifest
+from tests.unit.data.made_data import section, write_picture, write_shard
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    uri = f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return uri
+
+
+def _build(folder: Path, *inputs: str, **changes: Any) -> int:
+    outputs = [f"--pairs={folder}/pairs.parquet", f"--pairs-csv={folder}/pairs.csv", f"--report={folder}/report.json"]
+    settings = json.dumps(section("build_manifest", **changes))
+    return STEP.main([*inputs, *outputs, "--settings", settings, "--log", f"{folder}/log", "--threads", "1"])
+
+
+def _rows(count: int = 40) -> list[dict[str, Any]]:
+    return [
+        {"key": f"{number:09d}", "caption": f"caption {number}", "status": "success", "number": number}
+        for number in range(count)
+    ]
+
+
+def test_a_download_becomes_a_manifest_whatever_the_order_of_arrival(tmp_path: Path, store: str) -> None:
+    rows, contents = _rows(), []
+    for attempt in range(2):
+        write_shard(tmp_path / "images", "00000", rows)
+        assert _build(tmp_path / str(attempt), f"--images={tmp_path}/images") == 0
+        contents.append([(tmp_path / str(attempt) / name).read_bytes() for name in ("pairs.parquet", "pairs.csv")])
+        random.Random(3).shuffle(rows)
+        shutil.rmtree(tmp_path / "images")
+    assert contents[0] == contents[1]
+    manifest = read_manifest(tmp_path / "0" / "pairs.parquet", SCHEMA.names).to_pylist()
+    report = json.loads((tmp_path / "0" / "report.json").read_text())
+    assert image_root(tmp_path / "0" / "pairs.parquet") == tmp_path / "images"
+    assert [row["id"] for row in manifest] == sorted(row["id"] for row in manifest)
+    assert report["pairs"] == len(manifest) == 40
+    assert report["noise"]["noisy_pairs"] == sum(row["is_noisy"] for row in manifest) > 0
+    client = MlflowClient(store)
+    experiment = client.get_experiment_by_name("standalone")
+    assert experiment is not None
+    run = client.search_runs([experiment.experiment_id], "tags.stage = 'build_manifest'", max_results=1)[0]
+    assert run.data.metrics["pairs"] == 40
+    assert run.data.metrics["noise.noisy_pairs"] == report["noise"]["noisy_pairs"]
+
+
+def test_an_own_csv_by_option_or_by_config(tmp_path: Path) -> None:
+    lines = ["image_path,text_content"]
+    for number in range(10):
+        write_picture(tmp_path / "pictures" / f"{number}.jpg", number)
+        lines.append(f'pictures/{number}.jpg,"caption {number}, of several words"')
+    (tmp_path / "own.csv").write_text("\n".join(lines))
+    assert _build(tmp_path / "a", f"--csv={tmp_path}/own.csv") == 0
+    assert _build(tmp_path / "b", source_csv=str(tmp_path / "own.csv")) == 0
+    assert (tmp_path / "a" / "pairs.parquet").read_bytes() == (tmp_path / "b" / "pairs.parquet").read_bytes()
+    assert image_root(tmp_path / "a" / "pairs.parquet") == tmp_path
+
+
+def test_bad_pictures_are_counted_and_named_and_fatal_above_the_limit_only(tmp_path: Path) -> None:
+    write_shard(tmp_path / "images", "00000", _rows())
+    (tmp_path / "images/00000/000000007.webp").write_bytes(b"broken")
+    (tmp_path / "images/00000/000000008.webp").unlink()
+    assert _build(tmp_path / "kept", f"--images={tmp_path}/images") == 0
+    report = json.loads((tmp_path / "kept" / "report.json").read_text())
+    assert report["bad_pictures"] == {"missing": 1, "undecodable": 1, "too_large": 0}
+    assert report["bad_pictures_named"][0]["image_path"] == "00000/000000007.webp"
+    assert _build(tmp_path / "refused", f"--images={tmp_path}/images", max_bad_fraction=0.02) == 1
+    assert sorted(path.name for path in (tmp_path / "refused").glob("[!.]*")) == ["log", "report.json"]
+    log = (tmp_path / "refused" / "log").read_text()
+    assert "2 of 40 pictures cannot be used (missing 1, undecodable 1)" in log
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("image_path,text_content\n", "no pair is left"),
+        ("image_path,text_content\na.png,\na.png, \n", "dropped empty_caption 2"),
+        ("image_path,caption\na.png,red\n", "The columns it has: 'image_path', 'caption'"),
+        ("image_path,text_content\n../a.png,red\n", "row 1: '../a.png'"),
+    ],
+)
+def test_a_bad_csv_is_an_error_that_says_why(tmp_path: Path, content: str, words: str) -> None:
+    write_picture(tmp_path / "a.png", 1)
+    (tmp_path / "own.csv").write_text(content)
+    assert _build(tmp_path / "out", f"--csv={tmp_path}/own.csv") == 1
+    assert words in (tmp_path / "out" / "log").read_text()
+    assert not (tmp_path / "out" / "pairs.parquet").exists()
+
+
+def test_pairs_come_from_one_source(tmp_path: Path) -> None:
+    write_shard(tmp_path / "images", "00000", _rows(3))
+    (tmp_path / "own.csv").write_text("image_path,text_content\n")
+    assert _build(tmp_path / "both", f"--images={tmp_path}/images", f"--csv={tmp_path}/own.csv") == 1
+    assert "not both" in (tmp_path / "both" / "log").read_text()
+    assert _build(tmp_path / "none") == 1
+    assert "no pairs: give --images" in (tmp_path / "none" / "log").read_text()

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline_steps.eval_probe import STEP
+from tests.results_tree import write_features
+from tests.unit.step_runs import command, runs_of
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_scores_predictions_and_mlflow_tell_the_same_and_a_stopped_fit_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, scores, predictions = (tmp_path / name for name in ("f.safetensors", "s.json", "p.parquet"))
+    write_features(features, signal=0.4)
+    settings = {"eval_probe": {"inverse_l2": [500.0], "validation_fraction": 0.25, "max_iterations": 3}}
+    assert command(STEP, settings=settings, features=features, scores=scores, predictions=predictions) == 0
+    written = json.loads(scores.read_text())["openclipart"]
+    outcomes = pd.read_parquet(predictions)
+    assert list(outcomes.columns) == ["dataset", "row", "label", "prediction"]
+    assert written["accuracy"] == pytest.approx((outcomes["prediction"] == outcomes["label"]).mean())
+    assert written["converged"] is False
+    warning = capsys.readouterr().err
+    assert "eval_probe.max_iterations" in warning
+    assert "eval_probe.inverse_l2" in warning
+    (run,) = runs_of("eval_probe")
+    assert run.data.metrics["linear_probe/openclipart/accuracy"] == pytest.approx(written["accuracy"])

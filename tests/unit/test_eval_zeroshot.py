@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline_steps.eval_zeroshot import STEP
+from tests.results_tree import write_features
+from tests.unit.step_runs import artifacts_of, command, runs_of
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+def test_scores_predictions_and_mlflow_tell_the_same(tmp_path: Path) -> None:
+    features, scores, predictions = (tmp_path / name for name in ("f.safetensors", "s.json", "p.parquet"))
+    write_features(features, signal=0.4)
+    assert command(STEP, features=features, scores=scores, predictions=predictions) == 0
+    written = json.loads(scores.read_text())["openclipart"]
+    outcomes = pd.read_parquet(predictions)
+    assert list(outcomes.columns) == ["dataset", "row", "label", "prediction", "rank"]
+    assert written["top1"] == pytest.approx((outcomes["rank"] == 1).mean())
+    (run,) = runs_of("eval_zeroshot")
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["zero_shot/openclipart/top5"] == pytest.approx(written["top5"])
+    assert artifacts_of(run) == {"s.json"}
+
+
+def test_a_k_above_the_classes_fails_in_words_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    features, scores, predictions = (tmp_path / name for name in ("f.safetensors", "s.json", "p.parquet"))
+    write_features(features, signal=0.4)
+    settings = {"eval_zeroshot": {"topk": [1, 99]}}
+    assert command(STEP, settings=settings, features=features, scores=scores, predictions=predictions) == 1
+    assert "eval_zeroshot.topk asks for top-99 of openclipart" in capsys.readouterr().err
+    assert not scores.exists()
+    assert not predictions.exists()
+    assert [run.info.status for run in runs_of("eval_zeroshot")] == ["FAILED"]

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline_steps.training.state import load_state, save_state
+
+
+def test_a_state_comes_back_for_its_own_training(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, "mine", {"epoch": 3, "model": {"weight": torch.arange(4.0)}})
+    found = load_state(path, "mine")
+    assert found is not None
+    assert found["epoch"] == 3
+    assert torch.equal(found["model"]["weight"], torch.arange(4.0))
+    assert load_state(tmp_path / "none.pt", "mine") is None
+
+
+@pytest.mark.parametrize("damage", ["torn", "foreign", "empty", "code"])
+def test_a_torn_or_foreign_state_is_named_and_left_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, "mine", {"epoch": 3, "model": torch.zeros(1000)})
+    if damage == "torn":
+        path.write_bytes(path.read_bytes()[:2000])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "code":
+        torch.save({"fingerprint": Path("/")}, path)
+    logger = logging.getLogger("pipeline_steps")
+    logger.propagate = True
+    with caplog.at_level(logging.WARNING, logger="pipeline_steps"):
+        assert load_state(path, "other" if damage == "foreign" else "mine") is None
+    assert str(path) in caplog.text
+    assert ("other settings" if damage == "foreign" else "torn or foreign") in caplog.text

@@ -1,0 +1,49 @@
+"""Running the project's own Snakefile in a folder of the test's, over the project's own files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.unit.paths import REPOSITORY
+
+LINKED = ("Snakefile", "workflow", "profiles", "pipeline_steps", "config", "resources", "envs")
+
+
+def workspace(folder: Path) -> Path:
+    """A folder in which the project's files appear and results are the test's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in LINKED:
+        (folder / name).symlink_to(REPOSITORY / name)
+    return folder
+
+
+def snakemake(
+    folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 900
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake as a user would; stdout and stderr come back together."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    command = ["snakemake", *arguments, "--configfile", *configfiles]
+    return subprocess.run(
+        command, cwd=folder, env=environment, timeout=timeout, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+    )  # fmt: skip
+
+
+def planned_jobs(folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",)) -> dict[str, int]:
+    """Job counts by rule of a dry run, without the targets that only collect."""
+    ran = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments, configfiles=configfiles)
+    assert ran.returncode == 0, ran.stdout
+    jobs = {}
+    for line in ran.stdout.splitlines():
+        words = line.split()
+        if len(words) == 2 and words[1].isdigit():
+            jobs[words[0]] = int(words[1])
+    return {rule: count for rule, count in jobs.items() if rule.endswith("_job") or rule in SINGLE}
+
+
+SINGLE = ("download_images", "build_manifest", "make_tables")

@@ -1,0 +1,61 @@
+# The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
+import json
+
+from pipeline_steps.core.config import load_config, read_yaml, settings_json
+from pipeline_steps.core.methods import METHODS, REFERENCE
+
+CFG = load_config(config)
+ROOT = f"{CFG.results_dir}/{CFG.experiment}"
+CELL = "{method}/seed{seed}"
+EVALUATIONS = ("eval_zeroshot", "eval_probe", "eval_retrieval")
+ROWS = (REFERENCE, *CFG.methods)
+
+# Every job finds the package and the MLflow store, wherever Snakemake runs it.
+shell.prefix(
+    f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
+    f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r}; "
+)
+
+
+def settings(*sections):
+    """The sections of a step as canonical JSON: an edited key reruns the step, a comment does not.
+
+    (As a function of the wildcards, so that Snakemake does not take braces in it for wildcards.)
+    """
+    return lambda wildcards: settings_json(CFG, "experiment", *sections)
+
+
+def dataset_rows(wildcards):
+    """The rows of the evaluation sets in use, so that an edited class list reruns what reads it."""
+    table = read_yaml([Path(CFG.extract_features.dataset_table)])
+    return json.dumps({name: table.get(name) for name in CFG.extract_features.datasets}, sort_keys=True)
+
+
+def checkpoint_of(wildcards):
+    """The checkpoint that is evaluated under a method's name."""
+    return f"{ROOT}/{METHODS[wildcards.method].stage}/{wildcards.method}/seed{wildcards.seed}/checkpoint"
+
+
+def cells(stage, methods, name):
+    """`name` of every method and seed of a stage."""
+    return expand(f"{ROOT}/{stage}/{CELL}/{name}", method=methods, seed=CFG.seeds)
+
+
+def trained_by(stage):
+    """The methods of this experiment whose checkpoint a stage makes."""
+    return [method for method in ROWS if METHODS[method].stage == stage]
+
+
+HISTORIES = [
+    *(path for stage in ("train_reference", "train_baseline", "unlearn")
+      for path in cells(stage, trained_by(stage), "history.parquet")),
+    *cells("learn_prompt", trained_by("unlearn"), "history.parquet"),
+]
+STAGE_CELLS = {
+    "train_reference": cells("train_reference", [REFERENCE], "checkpoint"),
+    "learn_prompt": cells("learn_prompt", trained_by("unlearn"), "checkpoint"),
+    "unlearn": cells("unlearn", trained_by("unlearn"), "checkpoint"),
+    "train_baseline": cells("train_baseline", trained_by("train_baseline"), "checkpoint"),
+    "extract_features": cells("extract_features", ROWS, "features.safetensors"),
+    **{stage: cells(stage, ROWS, "scores.json") for stage in EVALUATIONS},
+}

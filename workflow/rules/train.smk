@@ -1,0 +1,95 @@
+# Checkpoints: the reference, NCU's two phases, and the baselines at equal compute.
+
+
+rule train_reference_job:
+    input:
+        pairs=rules.build_manifest.output.pairs,
+    output:
+        checkpoint=directory(f"{ROOT}/train_reference/{CELL}/checkpoint"),
+        history=f"{ROOT}/train_reference/{CELL}/history.parquet",
+    params:
+        settings=settings("model", "train_reference"),
+    log:
+        f"{ROOT}/logs/train_reference/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/train_reference/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "Training the reference CLIP (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.train_reference --pairs {input.pairs} --checkpoint {output.checkpoint} "
+        "--history {output.history} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log} --settings {params.settings:q}"
+
+
+rule learn_prompt_job:
+    input:
+        pairs=rules.build_manifest.output.pairs,
+        reference=f"{ROOT}/train_reference/{REFERENCE}/seed{{seed}}/checkpoint",
+    output:
+        checkpoint=directory(f"{ROOT}/learn_prompt/{CELL}/checkpoint"),
+        history=f"{ROOT}/learn_prompt/{CELL}/history.parquet",
+    params:
+        settings=settings("model", "learn_prompt"),
+    log:
+        f"{ROOT}/logs/learn_prompt/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/learn_prompt/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "{wildcards.method}, phase 1: learning the negative prompt (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.learn_prompt --pairs {input.pairs} --reference {input.reference} "
+        "--checkpoint {output.checkpoint} --history {output.history} "
+        "--method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log} --settings {params.settings:q}"
+
+
+rule unlearn_job:
+    input:
+        pairs=rules.build_manifest.output.pairs,
+        learned=rules.learn_prompt_job.output.checkpoint,
+    output:
+        checkpoint=directory(f"{ROOT}/unlearn/{CELL}/checkpoint"),
+        history=f"{ROOT}/unlearn/{CELL}/history.parquet",
+    params:
+        settings=settings("model", "unlearn"),
+    log:
+        f"{ROOT}/logs/unlearn/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/unlearn/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "{wildcards.method}, phase 2: unlearning by optimal transport (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.unlearn --pairs {input.pairs} --learned {input.learned} "
+        "--checkpoint {output.checkpoint} --history {output.history} "
+        "--method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log} --settings {params.settings:q}"
+
+
+rule train_baseline_job:
+    input:
+        pairs=rules.build_manifest.output.pairs,
+        reference=f"{ROOT}/train_reference/{REFERENCE}/seed{{seed}}/checkpoint",
+    output:
+        checkpoint=directory(f"{ROOT}/train_baseline/{CELL}/checkpoint"),
+        history=f"{ROOT}/train_baseline/{CELL}/history.parquet",
+    params:
+        settings=settings("model", "train_baseline", "learn_prompt.training", "unlearn.training"),
+    log:
+        f"{ROOT}/logs/train_baseline/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/train_baseline/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "Training the baseline {wildcards.method} (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.train_baseline --pairs {input.pairs} --reference {input.reference} "
+        "--checkpoint {output.checkpoint} --history {output.history} "
+        "--method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log} --settings {params.settings:q}"
