@@ -1,0 +1,1 @@
+"""Tables, figures and findings from the files that evaluations and training stages leave."""

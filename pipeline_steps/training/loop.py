@@ -115,7 +115,7 @@ def _epoch(
         metrics = {"loss": float(output.loss.detach()), "lr": learner.optimizer.param_groups[0]["lr"]}
         metrics |= {_term_name(name): float(value) for name, value in output.terms.items()}
         metrics |= {
-            "logit_scale": float(learner.model.logit_scale.exp()),
+            "logit_scale": learner.model.logit_scale.exp().item(),
             "pairs_per_second": len(rows_N) / (now - started),
         }
         if output.forget_N is not None:

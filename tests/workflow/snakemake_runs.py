@@ -21,22 +21,26 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
+def user_environment() -> dict[str, str]:
+    """The environment of a user who has activated the virtual environment and set nothing else."""
+    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
+    return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
+
+
 def snakemake(
     folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 900
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake as a user would; stdout and stderr come back together."""
-    environment = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     command = ["snakemake", *arguments, "--configfile", *configfiles]
     return subprocess.run(
-        command, cwd=folder, env=environment, timeout=timeout, text=True,
+        command, cwd=folder, env=user_environment(), timeout=timeout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 
 
 def planned_jobs(folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",)) -> dict[str, int]:
     """Job counts by rule of a dry run, without the targets that only collect."""
-    ran = snakemake(folder, "--dry-run", "--quiet", "rules", *arguments, configfiles=configfiles)
+    ran = snakemake(folder, *arguments, "--dry-run", "--quiet", "rules", configfiles=configfiles)
     assert ran.returncode == 0, ran.stdout
     jobs = {}
     for line in ran.stdout.splitlines():

@@ -56,7 +56,9 @@ def test_reading_leaves_the_generator_of_the_training_alone(dataset: PairDataset
 
 def test_the_last_partial_batch_is_left_out_and_a_batch_larger_than_the_data_is_refused() -> None:
     assert [len(batch) for batch in EpochBatches(11, 4, seed=0)] == [4, 4]
-    with pytest.raises(PipelineError, match="batch_size = 12 is larger than the 11 training pairs; allowed: at most 11"):
+    with pytest.raises(
+        PipelineError, match="batch_size = 12 is larger than the 11 training pairs; allowed: at most 11"
+    ):
         EpochBatches(11, 12, seed=0)
 
 

@@ -74,7 +74,9 @@ def test_a_custom_text_tower_carries_the_prompt() -> None:
 
 def test_a_prompt_that_does_not_fit_is_refused_with_the_largest_that_does(bundle: ClipBundle) -> None:
     require_prompt(bundle.model, 29)
-    with pytest.raises(PipelineError, match="prompt_vectors = 30 does not fit context_length = 32; allowed: at most 29"):
+    with pytest.raises(
+        PipelineError, match="prompt_vectors = 30 does not fit context_length = 32; allowed: at most 29"
+    ):
         require_prompt(bundle.model, 30)
 
 

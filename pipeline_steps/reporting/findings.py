@@ -1,0 +1,88 @@
+"""Two sentences that are true for whatever came out."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from pipeline_steps.core.methods import REFERENCE
+from pipeline_steps.reporting.names import CONTROL, title_of
+from pipeline_steps.reporting.summary import Difference, Score, Summary
+
+SUBJECT = "ncu"
+_MEASURES = {"mean_recall": "mean recall", "zero_shot_top1": "zero-shot top-1"}
+
+
+def findings_text(summary: Summary, forget: pd.DataFrame) -> str:
+    """What the noisy captions left, and where NCU stands, as exactly two sentences.
+
+    `forget` is `forget_frame` of the histories; it is empty without injected noise. Where NCU is not among the
+    methods, the last trained method other than the control takes its place.
+    """
+    return f"{_reference_sentence(summary, forget)} {_method_sentence(summary)}\n"
+
+
+def _reference_sentence(summary: Summary, forget: pd.DataFrame) -> str:
+    noise = forget.loc[forget["name"] == "base_rate", "value"]
+    captions = "captions as they came"
+    if len(noise):
+        captions = f"captions of which {_percent(float(noise.mean()), 0)} had been shuffled among pictures"
+    reached = " and ".join(_against_chance(summary.cells[REFERENCE, key], name) for key, name in _MEASURES.items())
+    return f"The reference, trained on {captions}, reaches {reached}{_forget_clause(forget)}."
+
+
+def _forget_clause(forget: pd.DataFrame) -> str:
+    of_subject = forget[forget["method"] == SUBJECT]
+    if of_subject.empty:
+        return ""
+    means = of_subject.groupby("name")["value"].mean()
+    share, base = float(means["precision"]), float(means["base_rate"])
+    relation = "more" if share > base else "no more"
+    return (
+        f"; {_percent(share)} of the pairs in {title_of(SUBJECT)}'s forget sets were shuffled ones, {relation} than "
+        f"the {_percent(base)} of a random pick"
+    )
+
+
+def _against_chance(score: Score, name: str) -> str:
+    relation = "chance" if score.above_chance else "which is not above chance,"
+    return f"{_percent(score.mean)} {name} ({relation} {_percent(score.chance)})"
+
+
+def _method_sentence(summary: Summary) -> str:
+    subject = _subject(summary)
+    clauses = []
+    unit = f" points, {100 * summary.confidence:g}% interval"
+    for (key, name), owner in zip(_MEASURES.items(), (f"{title_of(subject)}'s", "its"), strict=True):
+        score = summary.cells[subject, key]
+        others = [("the equal-compute control", score.to_control), ("the reference", score.to_reference)]
+        compared = []
+        for other, difference in others:
+            if difference:
+                compared.append(_compared(other, difference, unit))
+                unit = ","
+        clauses.append(f"{owner} {name} of {_percent(score.mean)} is {' and '.join(compared)}")
+    return f"{', and '.join(clauses)}; {_limit(summary)}."
+
+
+def _compared(other: str, difference: Difference, unit: str) -> str:
+    low, high = (100 * bound for bound in difference.interval)
+    return f"{difference.verdict} {other} ({100 * difference.estimate:+.1f}{unit} {low:+.1f} to {high:+.1f})"
+
+
+def _subject(summary: Summary) -> str:
+    trained = [method for method in summary.methods if method != REFERENCE]
+    if SUBJECT in trained:
+        return SUBJECT
+    return [method for method in trained if method != CONTROL][-1] if trained != [CONTROL] else CONTROL
+
+
+def _limit(summary: Summary) -> str:
+    if CONTROL not in summary.methods:
+        return f"the equal-compute control (`{CONTROL}`) was not run, so the training itself may explain a difference"
+    if len(summary.seeds) == 1:
+        return "one seed was run, so the intervals cover the choice of test pictures and not the luck of training"
+    return f"the intervals cover the choice of test pictures, for the mean over {len(summary.seeds)} seeds"
+
+
+def _percent(fraction: float, decimals: int = 1) -> str:
+    return f"{100 * fraction:.{decimals}f}%"

@@ -1,0 +1,130 @@
+"""The end of a run as plain text: scores, what they mean, where everything is, how long it took."""
+
+from __future__ import annotations
+
+import csv
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.reporting.names import HEADLINES, stage_order, title_of
+from pipeline_steps.reporting.text_table import text_table
+
+Row = dict[str, str]
+WIDTH = 100
+
+
+def overview(experiment: Path, store: str) -> str:
+    """The text for `results/<experiment>`; `store` says where MLflow keeps its runs.
+
+    Raises PipelineError when the tables have not been made.
+    """
+    table = experiment / "tables" / "summary.csv"
+    if not table.is_file():
+        raise PipelineError(f"{table} does not exist; make it with `snakemake make_tables` or `make demo`.")
+    sections = {
+        f"Summary of {experiment} (percent)": summary_text(_read(table, ",")),
+        "What it means": _findings(experiment / "findings.md"),
+        "The forget set against the injected noise": forget_text(experiment / "figures" / "forget_set.csv"),
+        "Where things are": _places(experiment, store),
+        "Time and memory": time_text(experiment / "benchmarks"),
+    }
+    return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in sections.items() if text) + "\n"
+
+
+def summary_text(rows: list[Row]) -> str:
+    """The rows of summary.csv, aligned; where there is a control, with the difference in mean recall to it."""
+    header = ["Method", *(headline.title for headline in HEADLINES)]
+    body = [[row["title"], *(_cell(row, headline.key) for headline in HEADLINES)] for row in rows]
+    if any(row.get("mean_recall/minus_control") for row in rows):
+        header.append("Mean recall\nminus control [interval]")
+        body = [[*cells, _difference(row)] for cells, row in zip(body, rows, strict=True)]
+    header = [title.replace("Zero-shot ", "Zero-shot\n") for title in header]
+    return text_table(header, body, "simple")
+
+
+def forget_text(path: Path) -> str:
+    """A line per stage and method: mean precision and recall of its forget sets; empty without injected noise."""
+    if not path.is_file():
+        return ""
+    values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in _read(path, ","):
+        values[row["stage"], row["method"]][row["name"]].append(float(row["value"]))
+    lines = []
+    for (stage, method), of_curve in values.items():
+        mean = {name: 100 * sum(numbers) / len(numbers) for name, numbers in of_curve.items()}
+        lines.append(
+            f"{stage}, {title_of(method)}: {mean.get('precision', 0):.1f}% of the pairs picked were shuffled "
+            f"(a random pick: {mean['base_rate']:.1f}%); {mean.get('recall', 0):.1f}% of all shuffled pairs were picked"
+        )
+    return "\n".join(lines)
+
+
+def time_text(folder: Path) -> str:
+    """A row per stage from Snakemake's benchmark files, in pipeline order, then the total; empty without files."""
+    runs: dict[str, list[Row]] = defaultdict(list)
+    for path in sorted(folder.rglob("*.tsv")):
+        runs[path.relative_to(folder).parts[0].removesuffix(".tsv")] += _read(path, "\t")
+    if not runs:
+        return ""
+    order = {stage: number for number, stage in enumerate(stage_order())}
+    body = [
+        [stage, str(len(rows)), _duration(sum(_numbers(rows, "s"))), _mebibytes(_numbers(rows, "max_rss"))]
+        for stage, rows in sorted(runs.items(), key=lambda item: order.get(item[0], len(order)))
+    ]
+    every = [row for rows in runs.values() for row in rows]
+    total = ["all, one after the other", str(len(every)), _duration(sum(_numbers(every, "s")))]
+    body.append([*total, _mebibytes(_numbers(every, "max_rss"))])
+    return text_table(["Stage", "Jobs", "Time", "Peak memory"], body, "simple")
+
+
+def _cell(row: Row, key: str) -> str:
+    mean, spread = row[f"{key}/mean"], row.get(f"{key}/std")
+    note = "" if row.get(f"{key}/above_chance", "") in ("True", "") else " (not above chance)"
+    return f"{100 * float(mean):.1f}" + (f" ± {100 * float(spread):.1f}" if spread else "") + note
+
+
+def _difference(row: Row) -> str:
+    keys = [f"mean_recall/minus_control{end}" for end in ("", "_low", "_high")]
+    if not row[keys[0]]:
+        return ""
+    estimate, low, high = (100 * float(row[key]) for key in keys)
+    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _findings(path: Path) -> str:
+    return textwrap.fill(path.read_text(encoding="utf-8"), WIDTH) if path.is_file() else ""
+
+
+def _places(experiment: Path, store: str) -> str:
+    places = {
+        "tables": experiment / "tables",
+        "figures": experiment / "figures",
+        "MLflow": f"{store}  (`make mlflow` opens it in the browser)",
+    }
+    return "\n".join(f"{name:<8}{place}" for name, place in places.items())
+
+
+def _read(path: Path, delimiter: str) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter=delimiter))
+
+
+def _numbers(rows: list[Row], column: str) -> list[float]:
+    """The numbers of a column; Snakemake writes NA or - for what it had no time to measure."""
+    return [float(value) for row in rows if (value := _value(row, column)) not in ("", "NA", "-")]
+
+
+def _value(row: Mapping[str, str | None], column: str) -> str:
+    return row.get(column) or ""
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _mebibytes(values: list[float]) -> str:
+    return f"{max(values):,.0f} MiB" if values else ""

@@ -1,0 +1,176 @@
+"""The loop on real pictures with a tiny open_clip model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from pipeline_steps.core.config import load_section, read_yaml
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema import LearnPromptConfig, TrainingConfig, UnlearnConfig
+from pipeline_steps.data.pairs import PairDataset
+from pipeline_steps.methods.base import Embeddings, LossOutput, Objective
+from pipeline_steps.methods.continued import Continued
+from pipeline_steps.methods.ncu.objectives import HardestNegative, Unlearning
+from pipeline_steps.models.clip import create_clip
+from pipeline_steps.models.freeze import apply_freeze
+from pipeline_steps.models.prompt import new_prompt
+from pipeline_steps.training.loop import MAX_LOGIT_SCALE, HistoryRow, Learner, Phase, fit
+from pipeline_steps.training.monitor import ForgetSetMonitor
+from pipeline_steps.training.optimizer import build_optimizer
+from tests.unit.paths import CONFIG, REPOSITORY
+
+RAW = read_yaml([CONFIG])
+PAIRS = 40
+TRAINING = replace(
+    load_section(RAW, "train_reference.training", TrainingConfig), epochs=3, batch_size=16, warmup_fraction=0.1
+)
+
+
+class StopError(Exception):
+    """An interruption from outside."""
+
+
+class StopsAt:
+    """The contrastive objective, interrupted at its n-th call, or giving NaN there."""
+
+    needs_negatives = False
+
+    def __init__(self, call: int, *, nan: bool = False) -> None:
+        self._left, self._nan = call, nan
+
+    def __call__(self, embeddings: Embeddings) -> LossOutput:
+        self._left -= 1
+        output = Continued()(embeddings)
+        if self._left == 0 and self._nan:
+            return LossOutput(output.loss * torch.nan, {"retain": 1.0})
+        if self._left == 0:
+            raise StopError
+        return output
+
+
+Run = Callable[..., tuple[Learner, list[HistoryRow]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    generator = np.random.default_rng(0)
+    for row in range(PAIRS):
+        Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
+    pairs = pa.table(
+        {"image_path": [f"{row}.png" for row in range(PAIRS)], "caption": [f"number {row}" for row in range(PAIRS)]}
+    )
+
+    def train(
+        objective: Objective, settings: TrainingConfig = TRAINING, *, prompt: bool = False, fingerprint: str = "mine"
+    ) -> tuple[Learner, list[HistoryRow]]:
+        torch.manual_seed(0)
+        bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
+        apply_freeze(bundle.model, settings.freeze)
+        vectors = new_prompt(bundle.model, 3, 0.02, torch.Generator().manual_seed(0)) if prompt else None
+        optimizer = build_optimizer(bundle.model, settings, vectors, 1e-3, 0.1)
+        dataset = PairDataset(pairs, tmp_path, bundle.train_transform(0.8), bundle.tokenizer, 0)
+        learner = Learner(bundle.model, optimizer, objective, torch.device("cpu"), vectors)
+        phase = Phase(
+            dataset, settings, 0, tmp_path / "state.pt", fingerprint, ForgetSetMonitor(torch.arange(PAIRS) < 10),
+            lambda step, metrics: None, "test",
+        )  # fmt: skip
+        return learner, fit(learner, phase)
+
+    return train
+
+
+def _weights(learner: Learner) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+
+
+def _values(history: list[HistoryRow], name: str) -> list[float]:
+    return [value for _, _, key, value in history if key == name]
+
+
+def test_a_run_is_bit_identical_to_its_twin_and_learns(run: Run, tmp_path: Path) -> None:
+    settings = replace(TRAINING, epochs=8)
+    first, history = run(Continued(), settings)
+    (tmp_path / "state.pt").unlink()
+    second, again = run(Continued(), settings)
+    assert _values(history, "loss") == _values(again, "loss")
+    for name, tensor in _weights(first).items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    losses = _values(history, "loss")
+    assert len(losses) == 8 * (PAIRS // 16)
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    assert {row[2] for row in history} == {"loss", "lr", "logit_scale", "pairs_per_second", "grad_norm"}
+
+
+@pytest.mark.parametrize("call", [3, 4, 6])
+def test_an_interrupted_run_ends_in_the_weights_of_an_undisturbed_one(run: Run, tmp_path: Path, call: int) -> None:
+    whole, history = run(Continued())
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(StopError):
+        run(StopsAt(call))
+    assert (tmp_path / "state.pt").is_file()
+    resumed, again = run(Continued())
+    assert _values(again, "loss") == _values(history, "loss")
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_a_state_of_other_settings_is_not_used(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    _, history = run(Continued())
+    _, again = run(Continued(), fingerprint="other")
+    assert _values(again, "loss") == _values(history, "loss")
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_last_good_state(
+    run: Run, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        PipelineError, match=r"loss is nan at epoch 2, step 3 \(retain = 1\).*last good state is .*state.pt"
+    ):
+        run(StopsAt(4, nan=True))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert state["epoch"] == 1
+    assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
+
+
+def test_the_logit_scale_never_leaves_its_bounds(run: Run) -> None:
+    learner, history = run(Continued(), replace(TRAINING, lr=0.5, epochs=4, grad_clip_norm=None))
+    assert learner.model.logit_scale.item() <= MAX_LOGIT_SCALE + 1e-6
+    assert max(_values(history, "logit_scale")) <= 100.001
+
+
+def test_both_phases_of_ncu_train_what_they_should_and_report_their_terms(run: Run, tmp_path: Path) -> None:
+    learn = load_section(RAW, "learn_prompt", LearnPromptConfig)
+    start, _ = run(Continued(), replace(learn.training, epochs=0, batch_size=16), prompt=True)
+    (tmp_path / "state.pt").unlink(missing_ok=True)
+    phase_1, history = run(HardestNegative(learn), replace(learn.training, epochs=2, batch_size=16), prompt=True)
+    assert {"loss/separation", "loss/relation", "loss/matching", "forget_set/precision"} <= {row[2] for row in history}
+    before, after = _weights(start), _weights(phase_1)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "transformer.resblocks.1.ln_1.weight" in changed
+    assert {name for name in changed if name.startswith("visual.")} <= {
+        "visual.attnpool.c_proj.weight",
+        "visual.attnpool.c_proj.bias",
+    }
+    assert start.prompt is not None
+    assert phase_1.prompt is not None
+    assert not torch.equal(start.prompt, phase_1.prompt)
+    (tmp_path / "state.pt").unlink()
+    unlearn = load_section(RAW, "unlearn", UnlearnConfig)
+    phase_2, history = run(Unlearning(unlearn), replace(unlearn.training, epochs=2, batch_size=16), prompt=True)
+    names = {row[2] for row in history}
+    assert {"loss/realignment", "loss/separation", "transport/iterations", "transport/marginal_error"} <= names
+    assert max(_values(history, "transport/marginal_error")) < 1e-4
+    assert "visual.conv1.weight" in {name for name in before if not torch.equal(before[name], _weights(phase_2)[name])}
+
+
+def test_an_objective_without_its_prompt_is_refused(run: Run) -> None:
+    with pytest.raises(PipelineError, match="needs a negative prompt"):
+        run(HardestNegative(load_section(RAW, "learn_prompt", LearnPromptConfig)))

@@ -1,0 +1,192 @@
+"""The smoke DAG for real: img2dataset over HTTP, every stage, SQLite MLflow; then what reruns and what survives."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, workspace
+
+METHODS = ("reference", "continued", "gradient_ascent", "ncu")
+STAGES_OF = {
+    "data": {"download_images", "build_manifest"},
+    "report": {"make_tables"},
+    "reference": {"train_reference"},
+    "continued": {"train_baseline"},
+    "gradient_ascent": {"train_baseline"},
+    "ncu": {"learn_prompt", "unlearn"},
+}
+EVALUATIONS = {"extract_features", "eval_zeroshot", "eval_probe", "eval_retrieval"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = workspace(tmp_path_factory.mktemp("smoke") / "project")
+    ran = snakemake(folder)
+    assert ran.returncode == 0, ran.stdout[-5000:]
+    return folder
+
+
+def _edited(folder: Path, text: str) -> tuple[str, str]:
+    extra = folder / "edited.yaml"
+    extra.write_text(text)
+    return "config/smoke.yaml", "edited.yaml"
+
+
+def test_bad_urls_are_counted_by_cause(folder: Path) -> None:
+    report = json.loads((folder / "results/smoke/download_images/report.json").read_text())
+    causes = ("not_found", "server_error", "timed_out", "truncated", "not_an_image", "too_small", "too_large")
+    assert all(report["failures"][cause] > 0 for cause in causes), report
+    assert report["lost"] == 0
+    assert 0.05 <= 1 - report["success_fraction"] <= 0.09
+
+
+def test_tables_hold_every_method_and_every_measure(folder: Path) -> None:
+    tables = folder / "results/smoke/tables"
+    assert sorted(path.name for path in tables.iterdir()) == sorted(
+        f"{name}.{kind}" for name in ("zero_shot", "linear_probe", "retrieval", "summary") for kind in ("csv", "md")
+    )
+    for path in tables.glob("*.csv"):
+        rows = list(csv.DictReader(path.open()))
+        assert {"reference", "continued", "gradient_ascent", "ncu"} <= {row["method"] for row in rows}, path
+    assert "NCU" in (tables / "summary.md").read_text()
+    figures = {path.stem for path in (folder / "results/smoke/figures").glob("*.png")}
+    assert {"loss_curves", "similarity_histograms", "recall_by_method"} <= figures
+    findings = (folder / "results/smoke/findings.md").read_text()
+    assert "NCU" in findings
+
+
+def test_every_step_is_a_finished_run_under_its_methods_parent(folder: Path) -> None:
+    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    parents = {run.info.run_id: run.data.tags["method"] for run in runs if run.data.tags.get("parent") == "true"}
+    assert sorted(parents.values()) == sorted(STAGES_OF)
+    stages: dict[str, set[str]] = {method: set() for method in STAGES_OF}
+    for run in runs:
+        if run.info.run_id in parents:
+            continue
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["current"] == "true"
+        method = parents[run.data.tags["mlflow.parentRunId"]]
+        assert run.data.tags["stage"] not in stages[method], "a stage counted twice"
+        stages[method].add(run.data.tags["stage"])
+    assert stages == {method: own | (EVALUATIONS if method in METHODS else set()) for method, own in STAGES_OF.items()}
+    unlearn = next(run for run in runs if run.data.tags.get("stage") == "unlearn")
+    history = {key: client.get_metric_history(unlearn.info.run_id, key) for key in unlearn.data.metrics}
+    steps = len(history["loss"])
+    assert steps == len({metric.step for metric in history["loss"]}) > 10
+    for key in ("lr", "pairs_per_second", "loss/realignment", "forget_set/precision", "forget_set/recall"):
+        assert len(history[key]) == steps
+    assert unlearn.data.params["unlearn.gamma"] == "0.7"
+    assert {"input.pairs.sha256", "git_commit", "seed"} <= unlearn.data.tags.keys()
+    reference = next(run for run in runs if parents.get(run.info.run_id) == "reference")
+    assert any("mean_recall" in key for key in reference.data.metrics)
+
+
+def test_nothing_runs_again_and_a_comment_changes_nothing(folder: Path) -> None:
+    assert planned_jobs(folder) == {}
+    assert planned_jobs(folder, configfiles=_edited(folder, "# a comment\nunlearn: {gamma: 0.70}\n")) == {}
+
+
+def test_an_edited_key_of_unlearn_reruns_phase_2_and_what_follows_and_nothing_before(folder: Path) -> None:
+    assert planned_jobs(folder, configfiles=_edited(folder, "unlearn: {gamma: 0.5}\n")) == {
+        "unlearn_job": 1,
+        "extract_features_job": 1,
+        "eval_zeroshot_job": 1,
+        "eval_probe_job": 1,
+        "eval_retrieval_job": 1,
+        "make_tables": 1,
+    }
+
+
+def test_the_control_follows_the_compute_of_unlearn(folder: Path) -> None:
+    jobs = planned_jobs(folder, configfiles=_edited(folder, "unlearn: {training: {epochs: 2}}\n"))
+    assert jobs["unlearn_job"] == 1
+    assert jobs["train_baseline_job"] == 2
+    assert "learn_prompt_job" not in jobs
+    assert "train_reference_job" not in jobs
+
+
+def test_an_edited_key_of_an_evaluation_reruns_it_and_the_tables(folder: Path) -> None:
+    edited = _edited(folder, "eval_retrieval: {recall_at: [1, 10]}\n")
+    assert planned_jobs(folder, configfiles=edited) == {"eval_retrieval_job": 4, "make_tables": 1}
+
+
+def test_the_summary_prints_tables_findings_places_and_times(folder: Path) -> None:
+    ran = subprocess.run(
+        ["python", "-m", "pipeline_steps.show_summary", "results/smoke"],
+        cwd=folder, capture_output=True, text=True, check=True, env=user_environment(),
+    )  # fmt: skip
+    for expected in ("NCU", "equal compute", "results/smoke/tables", "make mlflow", "train_reference", "total"):
+        assert expected in ran.stdout, ran.stdout
+
+
+def test_a_killed_step_ends_as_killed_and_a_second_try_finishes_without_doubling(folder: Path) -> None:
+    shutil.rmtree(folder / "results/smoke/eval_zeroshot/ncu")
+    edited = _edited(folder, "unlearn: {gamma: 0.6}\n")
+    running = subprocess.Popen(
+        ["snakemake", "unlearn", "--configfile", *edited], cwd=folder, env=user_environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    victim = _wait_for_open_run(folder, running)
+    os.kill(victim, signal.SIGKILL)
+    output, _ = running.communicate(timeout=120)
+    assert running.returncode != 0, output
+    assert not (folder / "results/smoke/unlearn/ncu/seed0/checkpoint").exists()
+    assert [run.info.status for run in _unlearn_runs(folder)] == ["FINISHED", "KILLED"]
+    again = snakemake(folder, "unlearn", configfiles=edited)
+    assert again.returncode == 0, again.stdout[-3000:]
+    runs = _unlearn_runs(folder)
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FINISHED"]
+    assert [run.data.tags["current"] for run in runs] == ["false", "false", "true"]
+
+
+def _unlearn_runs(folder: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], "tags.stage = 'unlearn'", order_by=["start_time ASC"]))
+
+
+def _wait_for_open_run(folder: Path, driver: subprocess.Popen[str]) -> int:
+    """The process id of the unlearn step, once its MLflow run is open; it is a child of the driver that we started."""
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and driver.poll() is None:
+        open_runs = [run for run in _unlearn_runs(folder) if run.info.status == "RUNNING"]
+        children = {child.pid for child in psutil.Process(driver.pid).children(recursive=True)}
+        for run in open_runs:
+            if int(run.data.tags["pid"]) in children:
+                return int(run.data.tags["pid"])
+        time.sleep(0.2)
+    raise AssertionError("the step did not open its run")
+
+
+def test_a_hole_in_the_grid_is_refused_by_name(folder: Path) -> None:
+    (folder / "results/smoke/eval_probe/continued/seed0/scores.json").unlink()
+    settings = json.dumps(
+        {"experiment": "holes", "methods": ["continued", "ncu"], "seeds": [0],
+         "make_tables": {"bootstrap_samples": 10, "confidence": 0.9}}
+    )  # fmt: skip
+    ran = subprocess.run(
+        ["python", "-m", "pipeline_steps.make_tables", "--results", "results/smoke", "--tables", "t", "--figures", "f",
+         "--findings", "findings.md", "--settings", settings],
+        cwd=folder, capture_output=True, text=True, check=False,
+        env=user_environment(),
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert re.search(r"eval_probe.*continued.*seed ?0", ran.stderr), ran.stderr
+    assert not (folder / "t").exists()
