@@ -6,7 +6,6 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import Field as DataclassField
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -85,7 +84,7 @@ def section_type(dotted: str) -> type[Any]:
 
 def settings_json(config: Config, *dotted_sections: str) -> str:
     """The named sections alone, as canonical JSON: what Snakemake passes to a step and compares between runs."""
-    everything = TypeAdapter(Config).dump_python(config, mode="json", by_alias=True)
+    everything = TypeAdapter(Config).dump_python(config, mode="json")
     chosen: dict[str, Any] = {}
     for dotted in dotted_sections:
         source, target = everything, chosen
@@ -130,11 +129,7 @@ def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
 def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         kind = get_type_hints(kind)[str(part)]
-    return [_alias(field) for field in fields(kind)] if is_dataclass(kind) else []
-
-
-def _alias(field: DataclassField[Any]) -> str:
-    return field.name.removesuffix("_")
+    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
 
 
 def _valid_sections(raw: Raw) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class LearnPromptConfig:
     prompt_init_std: Positive
     prompt_lr: Positive
     prompt_weight_decay: NonNegative
-    lambda_: Annotated[NonNegative, Field(alias="lambda")]
+    lambda_text: NonNegative
     separation: SeparationConfig
     relation: Literal["paper", "official"]
     forget_set: ForgetSetConfig

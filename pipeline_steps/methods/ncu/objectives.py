@@ -33,7 +33,7 @@ class HardestNegative:
         separation = separation_loss(text, negative, settings.separation.alpha, settings.separation.beta)
         relation = relation_loss(text, negative, settings.relation)
         matching = matching_loss(image, text, negative, scale)
-        loss = settings.lambda_ * (separation + relation) + matching
+        loss = settings.lambda_text * (separation + relation) + matching
         terms = {"separation": separation.detach(), "relation": relation.detach(), "matching": matching.detach()}
         return LossOutput(loss, dict(terms), forget_N)
 

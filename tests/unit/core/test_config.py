@@ -81,7 +81,6 @@ def test_settings_hold_the_named_sections_alone_and_load_back() -> None:
     assert settings.keys() == {"unlearn", "learn_prompt"}
     assert settings["learn_prompt"].keys() == {"training"}
     assert load_section(settings, "unlearn", UnlearnConfig) == config.unlearn
-    assert "lambda" in json.loads(settings_json(config, "learn_prompt"))["learn_prompt"]
 
 
 def test_a_later_file_changes_only_its_keys(tmp_path: Path) -> None:
