@@ -5,6 +5,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 CONFIG ?= config/config.yaml
 PORT ?= 5000
+STORE ?= sqlite:///results/mlflow.db
 CODE := pipeline_steps resources tests
 
 .PHONY: demo test check mlflow dag lock setup clean
@@ -23,7 +24,7 @@ check: setup               ## lint, format, types, Snakemake's own lint
 	snakemake --lint
 
 mlflow: setup              ## MLflow's UI on this machine alone
-	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///results/mlflow.db
+	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(STORE)
 
 dag: setup                 ## the DAG as docs/dag.svg (needs Graphviz)
 	snakemake --rulegraph --configfile $(CONFIG) | sed "s/_job//" | dot -Grankdir=LR -Tsvg > docs/dag.svg

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import write_json
+from pipeline_steps.core.files import refused_name, write_json
 from pipeline_steps.core.schema import BuildManifestConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.image_check import check_pictures
@@ -28,11 +28,13 @@ def run(context: StepContext) -> None:
     pairs, counts = select_pairs(source.image_paths, source.captions, pictures, settings)
     table = manifest_table(pairs, settings.validation_fraction, settings.noise)
     report = manifest_report(len(source.captions), pictures, counts, table, settings.noise)
-    write_json(context.paths["report"], report)
-    context.run.log_file(context.paths["report"])
+    problem = refusal(report, settings)
+    report_path = refused_name(context.paths["report"]) if problem else context.paths["report"]
+    write_json(report_path, report)
+    context.run.log_file(report_path)
     context.run.log_metrics(_metrics(report))
-    if problem := refusal(report, settings):
-        raise PipelineError(f"{problem} All counts: {context.paths['report']}")
+    if problem:
+        raise PipelineError(f"{problem} All counts: {report_path}")
     write_manifest(context.paths["pairs"], table, source.root)
     write_pairs_csv(context.paths["pairs_csv"], table, source.root)
     context.log.info("dropped rows: %s", report["dropped"])

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import sha256_of, write_json
+from pipeline_steps.core.files import refused_name, sha256_of, write_json
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.download import Workplace, fetch
@@ -28,21 +28,23 @@ def run(context: StepContext) -> None:
     if "source" not in context.paths:
         context.run.set_tags({"input.source.sha256": sha256_of(path)})
     outcome = read_outcome(work.shards, asked=source.table.num_rows, refused_urls=source.refused_urls)
-    _report(context, outcome, time.monotonic() - started)
+    too_few = outcome.success_fraction < settings.min_success_fraction or outcome.succeeded == 0
+    report_path = refused_name(context.paths["report"]) if too_few else context.paths["report"]
+    _report(context, outcome, report_path, time.monotonic() - started)
     if outcome.lost:
         context.run.log_file(work.log)
-    if outcome.success_fraction < settings.min_success_fraction or outcome.succeeded == 0:
+    if too_few:
         work.forget_shards(settings.min_success_fraction)
-        raise PipelineError(_too_few(outcome, settings))
+        raise PipelineError(f"{_too_few(outcome, settings)} All counts: {report_path}")
     work.publish()
 
 
-def _report(context: StepContext, outcome: Outcome, seconds: float) -> None:
-    write_json(context.paths["report"], outcome.report() | {"seconds": seconds})
+def _report(context: StepContext, outcome: Outcome, path: Path, seconds: float) -> None:
+    write_json(path, outcome.report() | {"seconds": seconds})
     causes = outcome.causes()
     scores = {"succeeded": outcome.succeeded, "success_fraction": outcome.success_fraction, "bytes": outcome.bytes}
     context.run.log_metrics(scores | {f"failures.{cause}": count for cause, count in causes.items()})
-    context.run.log_file(context.paths["report"])
+    context.run.log_file(path)
     context.log.info("%d of %d URLs gave a picture, in %.0f s", outcome.succeeded, outcome.urls, seconds)
     context.log.info("failures: %s", _listed(outcome) or "none")
 

@@ -30,7 +30,7 @@ def run(context: StepContext) -> None:
         prompt_weight_decay=settings.prompt_weight_decay,
     )
     history = train(context, bundle, [plan])
-    write_history(context.paths["history"], history)
+    write_history(context, history)
     save_clip(context.paths["checkpoint"], bundle, {PROMPT_FILE: {"prompt": prompt.detach().cpu()}})
     remove_states(context, [plan])
 

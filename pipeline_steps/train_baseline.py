@@ -21,7 +21,7 @@ def run(context: StepContext) -> None:
         PhasePlan(f"as_{phase}", context.section(f"{phase}.training", TrainingConfig), objective) for phase in PHASES
     ]
     history = train(context, bundle, plans)
-    write_history(context.paths["history"], history)
+    write_history(context, history)
     save_clip(context.paths["checkpoint"], bundle)
     remove_states(context, plans)
 

@@ -20,7 +20,7 @@ def run(context: StepContext) -> None:
     bundle = create_clip(context.section("model", ModelConfig).architecture)
     plans = [PhasePlan("train_reference", settings.training, Continued())]
     history = train(context, bundle, plans)
-    write_history(context.paths["history"], history)
+    write_history(context, history)
     save_clip(context.paths["checkpoint"], bundle)
     remove_states(context, plans)
 

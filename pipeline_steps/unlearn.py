@@ -19,7 +19,7 @@ def run(context: StepContext) -> None:
     prompt = load_prompt(context.paths["learned"])
     plan = PhasePlan("unlearn", settings.training, Unlearning(settings), prompt=prompt)
     history = train(context, bundle, [plan])
-    write_history(context.paths["history"], history)
+    write_history(context, history)
     save_clip(context.paths["checkpoint"], bundle, {PROMPT_FILE: {"prompt": prompt.cpu()}})
     remove_states(context, [plan])
 

@@ -25,6 +25,18 @@ def settings(*sections):
     return lambda wildcards: settings_json(CFG, "experiment", *sections)
 
 
+def architecture(wildcards):
+    """The content of a model's JSON file, so that an edited layer count reruns what was trained with the old one."""
+    path = Path(CFG.model.architecture)
+    return json.dumps(json.loads(path.read_text()), sort_keys=True) if path.suffix == ".json" else ""
+
+
+def dataset_files(wildcards):
+    """The files that hold the evaluation sets in use."""
+    table = read_yaml([Path(CFG.extract_features.dataset_table)])
+    return [table[name]["path"] for name in CFG.extract_features.datasets]
+
+
 def dataset_rows(wildcards):
     """The rows of the evaluation sets in use, so that an edited class list reruns what reads it."""
     table = read_yaml([Path(CFG.extract_features.dataset_table)])

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import METHODS, REFERENCE
-from pipeline_steps.core.schema import Config
+from pipeline_steps.core.schema import Config, DatasetRow
 
 Section = TypeVar("Section")
 Raw = Mapping[str, Any]
@@ -107,7 +107,16 @@ def _problems(value: Any, kind: type[Any], prefix: str) -> list[str]:
     try:
         TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        return [_sentence(detail, kind, prefix) for detail in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        places = [detail["loc"] for detail in details]
+        # A list whose members are wrong is also called too short; the members' own errors say it.
+        told = [
+            detail
+            for detail in details
+            if detail["type"] != "too_short"
+            or not any(place[: len(detail["loc"])] == detail["loc"] and place != detail["loc"] for place in places)
+        ]
+        return [_sentence(detail, kind, prefix) for detail in told]
     return []
 
 
@@ -150,18 +159,80 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
         if name not in METHODS or name == REFERENCE:
             allowed = ", ".join(method for method in METHODS if method != REFERENCE)
             problems.append(f"methods: {name!r} is not a method; allowed: {allowed} (the reference is always there)")
-    for stage in ("learn_prompt", "unlearn"):
-        section = sections.get(stage)
-        if section and section.forget_set.fraction * section.training.batch_size < 1:
-            problems.append(
-                f"{stage}.forget_set.fraction = {section.forget_set.fraction} of {stage}.training.batch_size = "
-                f"{section.training.batch_size} is less than one pair, so the forget set would always be empty; "
-                f"allowed: a fraction of at least {1 / section.training.batch_size:.3g}, or a larger batch"
-            )
+    problems += _forget_set_problems(sections)
+    if (model := sections.get("model")) and model.architecture.endswith(".json"):
+        problems += _architecture_problems(Path(model.architecture), sections)
+    if features := sections.get("extract_features"):
+        problems += _dataset_problems(features, sections)
     download, manifest = sections.get("download_images"), sections.get("build_manifest")
     if download and manifest and manifest.source_csv and download.url_list:
         problems.append(
             "build_manifest.source_csv and download_images.url_list are both set; the pairs come from one of them: "
             "set the other to null"
         )
+    if download and not download.url_list and download.slow_seconds <= download.timeout_seconds:
+        problems.append(
+            f"download_images.slow_seconds = {download.slow_seconds} is not above download_images.timeout_seconds = "
+            f"{download.timeout_seconds}, so nothing would be slow; allowed: more than that"
+        )
+    return problems
+
+
+def _forget_set_problems(sections: Mapping[str, Any]) -> list[str]:
+    """A forget set that is empty in every batch. The baselines use the batch of NCU's phases."""
+    problems = []
+    for stage, batch in (("learn_prompt", "learn_prompt"), ("unlearn", "unlearn"), ("train_baseline", "unlearn")):
+        if stage not in sections or batch not in sections:
+            continue
+        fraction, size = sections[stage].forget_set.fraction, sections[batch].training.batch_size
+        if fraction * size < 1:
+            problems.append(
+                f"{stage}.forget_set.fraction = {fraction} of {batch}.training.batch_size = {size} is less than one "
+                f"pair, so the forget set would always be empty; allowed: a fraction of at least {1 / size:.3g}, or a "
+                "larger batch"
+            )
+    return problems
+
+
+def _architecture_problems(path: Path, sections: Mapping[str, Any]) -> list[str]:
+    try:
+        text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
+        layers, context_length = int(text["layers"]), int(text["context_length"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [f"model.architecture = {str(path)!r} is not a file of open_clip's form: {error!r}"]
+    problems = []
+    for stage in ("train_reference", "learn_prompt", "unlearn"):
+        if stage in sections and sections[stage].training.freeze.text_blocks > layers:
+            problems.append(
+                f"{stage}.training.freeze.text_blocks = {sections[stage].training.freeze.text_blocks}: the text tower "
+                f"of {path} has {layers} blocks; allowed: 0 to {layers}"
+            )
+    learn = sections.get("learn_prompt")
+    if learn and learn.prompt_vectors > context_length - 3:
+        problems.append(
+            f"learn_prompt.prompt_vectors = {learn.prompt_vectors} does not fit context_length = {context_length} of "
+            f"{path}; allowed: at most {context_length - 3}"
+        )
+    return problems
+
+
+def _dataset_problems(features: Any, sections: Mapping[str, Any]) -> list[str]:
+    table = Path(features.dataset_table)
+    try:
+        rows = read_yaml([table])
+    except ConfigError as error:
+        return [f"extract_features.dataset_table: {problem}" for problem in error.problems]
+    problems = []
+    zeroshot = sections.get("eval_zeroshot")
+    for name in features.datasets:
+        if name not in rows:
+            problems.append(f"extract_features.datasets: {name!r} is no row of {table}; allowed: {', '.join(rows)}")
+            continue
+        row_problems = _problems(rows[name], DatasetRow, f"{table}: {name}")
+        problems += row_problems
+        if not row_problems and zeroshot and max(zeroshot.topk) > len(rows[name]["classes"]):
+            problems.append(
+                f"eval_zeroshot.topk = {list(zeroshot.topk)}: {name} has {len(rows[name]['classes'])} classes; "
+                "allowed: at most that"
+            )
     return problems

@@ -71,6 +71,11 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def refused_name(report: Path) -> Path:
+    """Where the report of a refused run goes: beside `report`, which Snakemake removes when the step fails."""
+    return report.with_name(f"refused_{report.name}")
+
+
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with sorted keys and a final newline."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

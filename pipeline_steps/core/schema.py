@@ -29,6 +29,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 OpenFraction = Annotated[Number, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 Flag = Annotated[bool, Field(strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 
@@ -48,7 +49,7 @@ class DownloadImagesConfig:
     url_column: str
     caption_column: str
     embedded_parquet: str
-    embedded_split: str
+    embedded_split: Literal["train"]
     fault_fraction: Fraction
     slow_seconds: Positive
     image_size: Count
@@ -268,8 +269,8 @@ class Config:
     """The whole file. A section named like a step is that step's."""
 
     experiment: Name
-    results_dir: str
-    seeds: Annotated[tuple[Natural, ...], Field(min_length=1)]
+    results_dir: Annotated[str, Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     methods: Annotated[tuple[Name, ...], Field(min_length=1)]
     tracking: TrackingConfig
     download_images: DownloadImagesConfig

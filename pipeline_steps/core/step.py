@@ -12,13 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline_steps.core.config import ConfigError, load_section, read_yaml, section_type
+from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, section_type
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
-from pipeline_steps.core.tracking import Run, RunIdentity, Terminated, tracked_run
+from pipeline_steps.core.methods import METHODS
+from pipeline_steps.core.process import Terminated
+from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
 
 Section = TypeVar("Section")
-Shared = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
+SHARED = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
+_MOST_HASHED_MEMBERS = 100
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,13 @@ class Step:
         try:
             self._run(arguments, log)
         except PipelineError as error:
-            log.error("%s: %s", self.name, error)
+            log.error("%s", error)
             return 1
         except (Terminated, KeyboardInterrupt) as stop:
-            log.error("%s: stopped (%s); its MLflow run is KILLED", self.name, stop or "Ctrl-C")
+            log.error("stopped (%s); its MLflow run is KILLED", stop or "Ctrl-C")
             return 143
         except Exception:
-            log.exception("%s: unexpected error", self.name)
+            log.exception("unexpected error")
             raise
         return 0
 
@@ -85,7 +88,11 @@ class Step:
         settings = parser.add_mutually_exclusive_group(required=True)
         settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
         settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
-        parser.add_argument("--method", default=Shared.get(self.name, "reference"), help="the method's name")
+        shared = SHARED.get(self.name)
+        parser.add_argument(
+            "--method", default=shared, required=shared is None, choices=[shared] if shared else list(METHODS),
+            help="whose run this is: MLflow keeps a method's steps under one parent",
+        )  # fmt: skip
         parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the libraries' choice")
         parser.add_argument("--log", type=Path, help="also write the log to this file")
@@ -109,18 +116,28 @@ class Step:
             )
         identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
         with ExitStack() as stack:
-            stack.enter_context(only_writer(next(paths[name] for name in self.outputs)))
+            output = next(paths[name] for name in self.outputs)
+            stack.enter_context(only_writer(output))
             given_inputs = [name for name in self.inputs if name in paths]
             hashes = {name: sha256_of(paths[name], self.reads.get(name, ["**/*"])) for name in given_inputs}
-            run = stack.enter_context(tracked_run(identity, _only(raw, self.sections), hashes))
+            run = stack.enter_context(tracked_run(identity, _only(raw, self.sections), hashes, output))
             context = StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log)
             self.run(context)
             run.set_tags({f"output.{name}": str(paths[name]) for name in self.outputs if name in paths})
+            files = {name: paths[name] for name in self.outputs if name in paths and _hashable(paths[name])}
+            run.set_tags({f"output.{name}.sha256": sha256_of(path) for name, path in files.items()})
+
+
+def _hashable(path: Path) -> bool:
+    """A file, or a folder of few members such as a checkpoint; not a folder of pictures."""
+    return path.is_file() or (path.is_dir() and len(list(path.iterdir())) <= _MOST_HASHED_MEMBERS)
 
 
 def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.config:
-        return read_yaml(arguments.config)
+        raw = read_yaml(arguments.config)
+        load_config(raw)
+        return raw
     try:
         loaded = json.loads(arguments.settings)
     except json.JSONDecodeError as error:

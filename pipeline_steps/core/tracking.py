@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import resource
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
 from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 
+from pipeline_steps.core.process import Terminated, is_alive, peak_memory_mib, process_tags, sigterm_raises
+
+LOG = logging.getLogger("pipeline_steps")
 DEFAULT_URI = "sqlite:///results/mlflow.db"
 _FLUSH_SECONDS = 5.0
 _LARGEST_ARTIFACT = 5 * 2**20
-
-
-class Terminated(BaseException):
-    """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +50,10 @@ class Run:
     """
 
     def __init__(self, client: MlflowClient, run_id: str, parent_id: str, fingerprint: str) -> None:
-        self._client = client
+        self.client = client
         self.run_id = run_id
+        self.parent_id = parent_id
         self.fingerprint = fingerprint
-        self._parent_id = parent_id
         self._waiting: list[Metric] = []
         self._last_flush = time.monotonic()
 
@@ -71,31 +67,35 @@ class Run:
     def flush(self) -> None:
         """Send what waits."""
         for start in range(0, len(self._waiting), 1000):
-            self._client.log_batch(self.run_id, metrics=self._waiting[start : start + 1000])
+            self.client.log_batch(self.run_id, metrics=self._waiting[start : start + 1000])
         self._waiting = []
         self._last_flush = time.monotonic()
 
     def log_scores(self, scores: Mapping[str, float]) -> None:
         """Log final scores here and on the method's parent run, where methods are compared; no value twice."""
         self.log_metrics(scores)
-        known = self._client.get_run(self._parent_id).data.metrics
+        known = self.client.get_run(self.parent_id).data.metrics
         now = int(time.time() * 1000)
         new = [Metric(name, float(value), now, 0) for name, value in scores.items() if known.get(name) != value]
         if new:
-            self._client.log_batch(self._parent_id, metrics=new)
+            self.client.log_batch(self.parent_id, metrics=new)
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
-        """Store a small file with the run; a file above 5 MiB is only named, by path and sha256, in the tags."""
+        """Store a small file with the run; one above 5 MiB stays where it is (the step tags path and sha256)."""
         if path.stat().st_size <= _LARGEST_ARTIFACT:
-            self._client.log_artifact(self.run_id, str(path), folder)
+            self.client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, text: str, name: str) -> None:
         """Store a text as a file of the run."""
-        self._client.log_text(self.run_id, text, name)
+        self.client.log_text(self.run_id, text, name)
+
+    def end(self, status: str) -> None:
+        """Set the final status: FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.run_id, status)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags on this run."""
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def tracking_uri() -> str:
@@ -104,66 +104,92 @@ def tracking_uri() -> str:
 
 
 @contextmanager
-def tracked_run(identity: RunIdentity, settings: Mapping[str, Any], input_hashes: Mapping[str, str]) -> Iterator[Run]:
+def tracked_run(
+    identity: RunIdentity, settings: Mapping[str, Any], input_hashes: Mapping[str, str], output: Path
+) -> Iterator[Run]:
     """Open the step's run and close it as FINISHED, FAILED (exception) or KILLED (SIGTERM, Ctrl-C).
 
-    Runs of this machine whose process has died are closed as KILLED first. When the run finishes it becomes the
-    `current` one of its identity; an earlier finished run with the same settings and inputs is deleted, so that a
-    rerun counts once, and one with other settings stays with `current` = false.
+    Runs whose process has died are closed as KILLED first. When the run finishes it becomes the `current` one of its
+    identity and output; an earlier finished run with the same settings and inputs is deleted, so that a rerun counts
+    once, and one with other settings stays with `current` = false.
     """
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a store's error is told in one line here
     uri = tracking_uri()
-    with _store_lock(uri):
-        client = MlflowClient(uri)
-        experiment_id = _experiment(client, identity.experiment, uri)
-        close_dead_runs(client, experiment_id, identity)
-        parent_id = _parent(client, experiment_id, identity)
     fingerprint = hashlib.sha256(json.dumps([settings, dict(input_hashes)], sort_keys=True).encode()).hexdigest()
-    tags = identity.tags() | _process_tags() | {f"input.{name}.sha256": value for name, value in input_hashes.items()}
-    tags |= {"mlflow.parentRunId": parent_id, "fingerprint": fingerprint, "current": "false"}
-    run_id = client.create_run(experiment_id, tags=tags, run_name=identity.stage).info.run_id
-    client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in _flat(settings).items()])
-    run, status, started = Run(client, run_id, parent_id, fingerprint), "FAILED", time.monotonic()
-    try:
-        with _sigterm_raises():
+    tags = identity.tags() | process_tags() | {f"input.{name}.sha256": value for name, value in input_hashes.items()}
+    tags |= {"fingerprint": fingerprint, "current": "false", "output": str(output.absolute())}
+    with sigterm_raises():
+        with _store_lock(uri):
+            client = MlflowClient(uri)
+            experiment_id = _experiment(client, identity.experiment, uri)
+            close_dead_runs(client, experiment_id, tags)
+            parent_id = _parent(client, experiment_id, identity)
+        tags |= {"mlflow.parentRunId": parent_id}
+        run_id = client.create_run(experiment_id, tags=tags, run_name=identity.stage).info.run_id
+        run, status, started = Run(client, run_id, parent_id, fingerprint), "FAILED", time.monotonic()
+        try:
+            params = [Param(key, str(value)[:6000]) for key, value in _flat(settings).items()]
+            client.log_batch(run_id, params=params)
             yield run
-        status = "FINISHED"
-    except (Terminated, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        run.log_metrics({"wall_seconds": time.monotonic() - started, "peak_memory_mib": _peak_memory_mib()})
-        run.flush()
-        client.set_terminated(run_id, status)
-        client.set_terminated(parent_id, status)
-        if status == "FINISHED":
-            _make_current(client, experiment_id, identity, run_id, fingerprint)
+            status = "FINISHED"
+        except (Terminated, KeyboardInterrupt):
+            status = "KILLED"
+            raise
+        finally:
+            run.log_metrics({"wall_seconds": time.monotonic() - started, "peak_memory_mib": peak_memory_mib()})
+            _close(run, status, uri)
+            if status == "FINISHED":
+                _make_current(client, experiment_id, tags, run_id)
 
 
-def close_dead_runs(client: MlflowClient, experiment_id: str, identity: RunIdentity | None = None) -> int:
-    """End as KILLED the RUNNING runs whose process is gone from this machine, and those of `identity`.
+def _close(run: Run, status: str, uri: str) -> None:
+    """End the run and set its parent's status; an error of the store is logged and hides no error of the step."""
+    for action in (run.flush, lambda: run.end(status), lambda: _end_parent(run, uri)):
+        try:
+            action()
+        except (MlflowException, OSError) as error:
+            LOG.error("the MLflow store took no more (%s); the run may stay RUNNING", str(error).splitlines()[0])
 
-    The caller holds the lock of `identity`'s output, so an open run of that identity has no process any more, on
-    whichever machine it was. Returns how many were closed.
+
+def _end_parent(run: Run, uri: str) -> None:
+    """FAILED when the latest run of any stage under the parent did not finish, else FINISHED."""
+    with _store_lock(uri):
+        client = run.client
+        experiment_id = client.get_run(run.parent_id).info.experiment_id
+        latest: dict[str, str] = {}
+        for found in _search(client, experiment_id, f"tags.mlflow.parentRunId = '{run.parent_id}'"):
+            latest.setdefault(found.data.tags["stage"], found.info.status)
+        failed = any(status in ("FAILED", "KILLED") for status in latest.values())
+        client.set_terminated(run.parent_id, "FAILED" if failed else "FINISHED")
+
+
+def close_dead_runs(client: MlflowClient, experiment_id: str, own: Mapping[str, str] | None = None) -> int:
+    """End as KILLED the RUNNING runs whose process is gone from this machine, and those of the output `own`.
+
+    The caller holds the lock of its output, so an open run of that output has no process any more, on whichever
+    machine it was. Returns how many were closed.
     """
     closed = 0
     for found in _search(client, experiment_id, "attributes.status = 'RUNNING'"):
         tags = found.data.tags
-        same = identity is not None and all(tags.get(key) == value for key, value in identity.tags().items())
-        if same or (tags.get("host") == socket.gethostname() and not _alive(tags)):
+        same = own is not None and _same_cell(tags, own)
+        if same or (tags.get("host") == socket.gethostname() and not is_alive(tags)):
             client.set_terminated(found.info.run_id, "KILLED")
             closed += 1
     return closed
 
 
-def _make_current(
-    client: MlflowClient, experiment_id: str, identity: RunIdentity, run_id: str, fingerprint: str
-) -> None:
-    query = " and ".join(f"tags.{key} = '{value}'" for key, value in identity.tags().items())
+def _same_cell(tags: Mapping[str, str], own: Mapping[str, str]) -> bool:
+    return all(tags.get(key) == own[key] for key in ("stage", "method", "seed", "output"))
+
+
+def _make_current(client: MlflowClient, experiment_id: str, own: Mapping[str, str], run_id: str) -> None:
+    query = " and ".join(f"tags.{key} = '{own[key]}'" for key in ("stage", "method", "seed"))
     for found in _search(client, experiment_id, query):
         older_id, tags = found.info.run_id, found.data.tags
-        if older_id == run_id or tags.get("parent") == "true":
+        if older_id == run_id or not _same_cell(tags, own):
             continue
-        if found.info.status == "FINISHED" and tags.get("fingerprint") == fingerprint:
+        if found.info.status == "FINISHED" and tags.get("fingerprint") == own["fingerprint"]:
             client.delete_run(older_id)
         elif tags.get("current") == "true":
             client.set_tag(older_id, "current", "false")
@@ -212,37 +238,6 @@ def _store_lock(uri: str) -> Iterator[None]:
 
 def _sqlite_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-@contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    def handler(number: int, _frame: FrameType | None) -> None:
-        raise Terminated(f"signal {number}")
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _process_tags() -> dict[str, str]:
-    process = psutil.Process()
-    tags = {"host": socket.gethostname(), "pid": str(process.pid), "process_start": f"{process.create_time():.2f}"}
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True)
-    return tags | {"git_commit": git.stdout.strip() or "unknown"}
-
-
-def _alive(tags: Mapping[str, str]) -> bool:
-    try:
-        process = psutil.Process(int(tags.get("pid", "-1")))
-        return f"{process.create_time():.2f}" == tags.get("process_start")
-    except (psutil.NoSuchProcess, ValueError):
-        return False
-
-
-def _peak_memory_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

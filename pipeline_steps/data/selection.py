@@ -155,11 +155,13 @@ def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | N
             f"build_manifest.max_bad_fraction = {settings.max_bad_fraction}. The first: {first}. Mend or remove these "
             "rows, or raise max_bad_fraction."
         )
-    if report["splits"][TRAIN] == 0:
+    if report["splits"][TRAIN] == 0 or report["splits"][VALIDATION] < 2:
         dropped = _listed(report["dropped"]) or "none"
         return (
-            f"of {report['rows']} rows no pair is left to train on: dropped {dropped}; in the validation split "
-            f"{report['splits'][VALIDATION]}. Loosen these filters in build_manifest, or give more rows."
+            f"of {report['rows']} rows {report['splits'][TRAIN]} are left to train on and "
+            f"{report['splits'][VALIDATION]} in the validation split (at least 1 and 2 are needed): dropped {dropped}. "
+            "Loosen these filters or change "
+            "validation_fraction in build_manifest, or give more rows."
         )
     return None
 

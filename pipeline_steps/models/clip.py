@@ -66,7 +66,7 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
     config_path, weights_path = folder / HF_CONFIG_NAME, folder / HF_SAFE_WEIGHTS_NAME
     try:
         model_cfg = json.loads(config_path.read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{config_path} is missing or is not an open_clip configuration: {error!r}") from error
     if architecture is not None:
         _require_same(model_cfg, open_clip.get_model_config(_register(architecture)), folder, architecture)
@@ -110,7 +110,10 @@ def _register(architecture: str) -> str:
     if path.suffix == ".json":
         if not path.is_file():
             raise PipelineError(f"model.architecture = {architecture!r}: there is no such file")
-        open_clip.add_model_config(path)
+        try:
+            open_clip.add_model_config(path)
+        except ValueError as error:
+            raise PipelineError(f"model.architecture = {architecture!r} is not JSON: {error}") from error
         architecture = path.stem
     if open_clip.get_model_config(architecture) is None:
         raise PipelineError(

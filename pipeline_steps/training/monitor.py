@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -18,8 +17,11 @@ class ForgetSetMonitor:
     def metrics(self, rows_N: Tensor, forget_N: Tensor) -> dict[str, float]:
         """For one batch: precision, recall and the base rate (the precision of a random pick).
 
-        Without a noisy pair in the batch recall has no meaning and is left out; without a pick, precision is.
+        Without a noisy pair in the batch recall has no meaning and is left out; without a pick, precision is; without
+        any injected noise, everything is.
         """
+        if not self._is_noisy.any():
+            return {}
         noisy_N, forget_N = self._is_noisy[rows_N.cpu()], forget_N.cpu()
         hits = int((noisy_N & forget_N).sum())
         found = {"forget_set/base_rate": float(noisy_N.float().mean())}
@@ -28,8 +30,3 @@ class ForgetSetMonitor:
         if noisy_N.any():
             found["forget_set/recall"] = hits / int(noisy_N.sum())
         return found
-
-
-def no_truth(rows: int) -> Tensor:
-    """The truth of data without injected noise."""
-    return torch.zeros(rows, dtype=torch.bool)

@@ -61,12 +61,14 @@ def train(context: StepContext, bundle: ClipBundle, plans: Sequence[PhasePlan]) 
     return history
 
 
-def write_history(path: Path, history: Sequence[HistoryRow]) -> None:
-    """Write the history in long form: step, epoch, name, value."""
+def write_history(context: StepContext, history: Sequence[HistoryRow]) -> None:
+    """Write the history in long form (step, epoch, name, value), and store it with the run."""
+    path = context.paths["history"]
     columns = list(zip(*history, strict=True)) or [(), (), (), ()]
     table = pa.table(dict(zip(("step", "epoch", "name", "value"), columns, strict=True)))
     with whole_file(path) as partial:
         pq.write_table(table, partial)
+    context.run.log_file(path)
 
 
 def remove_states(context: StepContext, plans: Sequence[PhasePlan]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import pickle
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline_steps.core.files import whole_file
+from pipeline_steps.core.files import require_free_disk, whole_file
 
 LOG = logging.getLogger("pipeline_steps")
 
@@ -20,9 +21,15 @@ def state_path(checkpoint: Path) -> Path:
 
 
 def save_state(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
-    """Write the state whole or not at all. `fingerprint` names settings and inputs that it belongs to."""
-    with whole_file(path) as partial, partial.open("wb") as stream:
-        torch.save({"fingerprint": fingerprint, **state}, stream)
+    """Write the state whole or not at all. `fingerprint` names settings and inputs that it belongs to.
+
+    Raises PipelineError when the disk is full (torch.save itself would give an error of its own).
+    """
+    buffer = io.BytesIO()
+    torch.save({"fingerprint": fingerprint, **state}, buffer)
+    require_free_disk(path.parent, buffer.getbuffer().nbytes)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
 
 
 def load_state(path: Path, fingerprint: str) -> dict[str, Any] | None:

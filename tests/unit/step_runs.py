@@ -9,7 +9,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline_steps.core.step import Step
+from pipeline_steps.core.step import SHARED, Step
 from tests.results_tree import SETTINGS
 
 
@@ -18,7 +18,8 @@ def command(step: Step, *, settings: dict[str, object] | None = None, method: st
     known = {**SETTINGS, **(settings or {})}
     chosen = {"experiment": "test", **{name: known[name] for name in step.sections}}
     options = [part for name, path in paths.items() for part in (f"--{name}", str(path))]
-    return step.main([*options, "--settings", json.dumps(chosen), "--method", method])
+    owner = [] if step.name in SHARED else ["--method", method]
+    return step.main([*options, "--settings", json.dumps(chosen), *owner])
 
 
 def runs_of(stage: str) -> list[Run]:

@@ -63,8 +63,8 @@ def test_an_own_csv_by_option_or_by_config(tmp_path: Path) -> None:
         write_picture(tmp_path / "pictures" / f"{number}.jpg", number)
         lines.append(f'pictures/{number}.jpg,"caption {number}, of several words"')
     (tmp_path / "own.csv").write_text("\n".join(lines))
-    assert _build(tmp_path / "a", f"--csv={tmp_path}/own.csv") == 0
-    assert _build(tmp_path / "b", source_csv=str(tmp_path / "own.csv")) == 0
+    assert _build(tmp_path / "a", f"--csv={tmp_path}/own.csv", validation_fraction=0.5) == 0
+    assert _build(tmp_path / "b", source_csv=str(tmp_path / "own.csv"), validation_fraction=0.5) == 0
     assert (tmp_path / "a" / "pairs.parquet").read_bytes() == (tmp_path / "b" / "pairs.parquet").read_bytes()
     assert image_root(tmp_path / "a" / "pairs.parquet") == tmp_path
 
@@ -78,7 +78,7 @@ def test_bad_pictures_are_counted_and_named_and_fatal_above_the_limit_only(tmp_p
     assert report["bad_pictures"] == {"missing": 1, "undecodable": 1, "too_large": 0}
     assert report["bad_pictures_named"][0]["image_path"] == "00000/000000007.webp"
     assert _build(tmp_path / "refused", f"--images={tmp_path}/images", max_bad_fraction=0.02) == 1
-    assert sorted(path.name for path in (tmp_path / "refused").glob("[!.]*")) == ["log", "report.json"]
+    assert sorted(path.name for path in (tmp_path / "refused").glob("[!.]*")) == ["log", "refused_report.json"]
     log = (tmp_path / "refused" / "log").read_text()
     assert "2 of 40 pictures cannot be used (missing 1, undecodable 1)" in log
 
@@ -86,7 +86,7 @@ def test_bad_pictures_are_counted_and_named_and_fatal_above_the_limit_only(tmp_p
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("image_path,text_content\n", "no pair is left"),
+        ("image_path,text_content\n", "of 0 rows 0 are left to train on"),
         ("image_path,text_content\na.png,\na.png, \n", "dropped empty_caption 2"),
         ("image_path,caption\na.png,red\n", "The columns it has: 'image_path', 'caption'"),
         ("image_path,text_content\n../a.png,red\n", "row 1: '../a.png'"),

@@ -22,6 +22,9 @@ SOUND = [ServedFile(picture_bytes(number)) for number in range(2 * SHARD)]
 FAULTY = {SHARD + 3 * place + copy: fault for place, fault in enumerate(FAULTS) for copy in (0, 1)}
 
 
+REPORTS = ("refused_report.json", "report.json")
+
+
 @dataclass
 class Seen:
     """What each of the two runs left behind."""
@@ -58,7 +61,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         urls.write_text("\n".join(["url\tcaption", *lines, "file:///etc/passwd\tnot a web page"]) + "\n")
         for _ in range(2):
             seen.codes.append(STEP.main([*arguments, "--log", f"{folder}/log"]))
-            seen.reports.append(json.loads((folder / "report.json").read_text()))
+            seen.reports.append(json.loads((folder / REPORTS[len(seen.reports)]).read_text()))
             seen.images_there.append(seen.images.exists())
             seen.log = seen.log or (folder / "log").read_text()
             # Mend what failed, and break what did not: only URLs of the shard that fell short may be asked for again.
@@ -66,6 +69,10 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
             files[:SHARD] = [ServedFile(b"", "server_error")] * SHARD
         seen.base = base
     return seen
+
+
+def test_a_refused_run_reports_under_a_name_that_stays(seen: Seen) -> None:
+    assert f"All counts: {seen.images.parent}/refused_report.json" in seen.log
 
 
 def test_each_fault_is_counted_under_its_cause(seen: Seen) -> None:
@@ -109,7 +116,7 @@ def test_the_runs_are_tracked_as_failed_and_finished(seen: Seen) -> None:
     assert runs[0].data.metrics["failures.truncated"] == 2
     assert runs[1].data.metrics["succeeded"] == 64
     assert runs[1].data.tags["input.source.sha256"]
-    assert [file.path for file in client.list_artifacts(runs[0].info.run_id)] == ["report.json"]
+    assert [file.path for file in client.list_artifacts(runs[0].info.run_id)] == ["refused_report.json"]
 
 
 def test_nothing_listens_after_the_runs(seen: Seen) -> None:

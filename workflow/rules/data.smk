@@ -20,9 +20,9 @@ if not CFG.build_manifest.source_csv:
         message:
             "Downloading the pictures"
         shell:
-            "python -m pipeline_steps.download_images --source {input} --images {output.images} "
-            "--report {output.report} "
-            "--threads {threads} --log {log} --settings {params.settings:q}"
+            "python -m pipeline_steps.download_images --source {input:q} --images {output.images:q} "
+            "--report {output.report:q} "
+            "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule build_manifest:
@@ -48,6 +48,6 @@ rule build_manifest:
     message:
         "Building the manifest of pairs"
     shell:
-        "python -m pipeline_steps.build_manifest {params.source} {input} --pairs {output.pairs} "
-        "--pairs-csv {output.pairs_csv} --report {output.report} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.build_manifest {params.source} {input:q} --pairs {output.pairs:q} "
+        "--pairs-csv {output.pairs_csv:q} --report {output.report:q} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"

@@ -5,6 +5,7 @@ rule extract_features_job:
     input:
         checkpoint=checkpoint_of,
         pairs=rules.build_manifest.output.pairs,
+        datasets=dataset_files,
     output:
         features=f"{ROOT}/extract_features/{CELL}/features.safetensors",
     params:
@@ -19,9 +20,9 @@ rule extract_features_job:
     message:
         "Embedding the evaluation sets with {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.extract_features --checkpoint {input.checkpoint} --pairs {input.pairs} "
-        "--features {output.features} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.extract_features --checkpoint {input.checkpoint:q} --pairs {input.pairs:q} "
+        "--features {output.features:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule eval_zeroshot_job:
@@ -41,9 +42,9 @@ rule eval_zeroshot_job:
     message:
         "Zero-shot classification with {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.eval_zeroshot --features {input.features} --scores {output.scores} "
-        "--predictions {output.predictions} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.eval_zeroshot --features {input.features:q} --scores {output.scores:q} "
+        "--predictions {output.predictions:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule eval_probe_job:
@@ -63,9 +64,9 @@ rule eval_probe_job:
     message:
         "Linear probe on {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.eval_probe --features {input.features} --scores {output.scores} "
-        "--predictions {output.predictions} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.eval_probe --features {input.features:q} --scores {output.scores:q} "
+        "--predictions {output.predictions:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule eval_retrieval_job:
@@ -85,6 +86,6 @@ rule eval_retrieval_job:
     message:
         "Retrieval with {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.eval_retrieval --features {input.features} --scores {output.scores} "
-        "--ranks {output.ranks} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.eval_retrieval --features {input.features:q} --scores {output.scores:q} "
+        "--ranks {output.ranks:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"

@@ -24,6 +24,6 @@ rule make_tables:
     message:
         "Making tables and figures"
     shell:
-        "python -m pipeline_steps.make_tables --results {params.results} --tables {output.tables} "
-        "--figures {output.figures} --findings {output.findings} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.make_tables --results {params.results:q} --tables {output.tables:q} "
+        "--figures {output.figures:q} --findings {output.findings:q} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"

@@ -9,6 +9,7 @@ rule train_reference_job:
         history=f"{ROOT}/train_reference/{CELL}/history.parquet",
     params:
         settings=settings("model", "train_reference"),
+        architecture=architecture,
     log:
         f"{ROOT}/logs/train_reference/{CELL}.log",
     benchmark:
@@ -18,9 +19,9 @@ rule train_reference_job:
     message:
         "Training the reference CLIP (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.train_reference --pairs {input.pairs} --checkpoint {output.checkpoint} "
-        "--history {output.history} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "python -m pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
+        "--history {output.history:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule learn_prompt_job:
@@ -32,6 +33,7 @@ rule learn_prompt_job:
         history=f"{ROOT}/learn_prompt/{CELL}/history.parquet",
     params:
         settings=settings("model", "learn_prompt"),
+        architecture=architecture,
     log:
         f"{ROOT}/logs/learn_prompt/{CELL}.log",
     benchmark:
@@ -41,10 +43,10 @@ rule learn_prompt_job:
     message:
         "{wildcards.method}, phase 1: learning the negative prompt (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.learn_prompt --pairs {input.pairs} --reference {input.reference} "
-        "--checkpoint {output.checkpoint} --history {output.history} "
+        "python -m pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
+        "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule unlearn_job:
@@ -56,6 +58,7 @@ rule unlearn_job:
         history=f"{ROOT}/unlearn/{CELL}/history.parquet",
     params:
         settings=settings("model", "unlearn"),
+        architecture=architecture,
     log:
         f"{ROOT}/logs/unlearn/{CELL}.log",
     benchmark:
@@ -65,10 +68,10 @@ rule unlearn_job:
     message:
         "{wildcards.method}, phase 2: unlearning by optimal transport (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.unlearn --pairs {input.pairs} --learned {input.learned} "
-        "--checkpoint {output.checkpoint} --history {output.history} "
+        "python -m pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
+        "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 
 rule train_baseline_job:
@@ -80,6 +83,7 @@ rule train_baseline_job:
         history=f"{ROOT}/train_baseline/{CELL}/history.parquet",
     params:
         settings=settings("model", "train_baseline", "learn_prompt.training", "unlearn.training"),
+        architecture=architecture,
     log:
         f"{ROOT}/logs/train_baseline/{CELL}.log",
     benchmark:
@@ -89,7 +93,7 @@ rule train_baseline_job:
     message:
         "Training the baseline {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.train_baseline --pairs {input.pairs} --reference {input.reference} "
-        "--checkpoint {output.checkpoint} --history {output.history} "
+        "python -m pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
+        "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log} --settings {params.settings:q}"
+        "--threads {threads} --log {log:q} --settings {params.settings:q}"

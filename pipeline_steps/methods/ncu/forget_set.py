@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -24,7 +25,7 @@ def clean_confidence(sim_NN: Tensor, logit_scale: Tensor, direction: Literal["sy
 
 def forget_mask(confidence_N: Tensor, fraction: float) -> Tensor:
     """True for the floor(fraction * N) pairs of lowest confidence (N,); equal confidences by position."""
-    count = int(fraction * len(confidence_N))
+    count = math.floor(fraction * len(confidence_N) + 1e-9)  # 0.29 * 100 is 28.999999999999996
     mask_N = torch.zeros_like(confidence_N, dtype=torch.bool)
     mask_N[confidence_N.argsort(stable=True)[:count]] = True
     return mask_N

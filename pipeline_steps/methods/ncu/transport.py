@@ -28,7 +28,7 @@ class TransportPlan:
 def transport_cost(sim_NM: Tensor, *, normalize: bool) -> Tensor:
     """C_bar = 1 - cosine, (N, N+1); divided by its maximum where `normalize` (official code, not in the paper)."""
     cost_NM = 1 - sim_NM.float()
-    return cost_NM / cost_NM.max() if normalize else cost_NM
+    return cost_NM / cost_NM.max().clamp(min=1e-6) if normalize else cost_NM
 
 
 def transport_mask(forget_N: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ def sinkhorn(cost_NM: Tensor, mask_NM: Tensor, settings: TransportConfig) -> Tra
     marginals hold to `tolerance` (relative), at most `max_iterations`. The convergence rate seen in plain steps sets
     an over-relaxation of the later ones (Thibault et al. 2021, "Overrelaxed Sinkhorn-Knopp algorithm"). float32,
     and float64 where the spread of C / epsilon asks for it.
-    Raises PipelineError when epsilon is too small for float64 or a row or column of the mask is empty.
+    Raises PipelineError when epsilon is too small for float64, a row or column of the mask is empty, or the plan is
+    not finite. Ending at `max_iterations` is no error: `marginal_error` says how far the plan is.
     """
     kernel = _kernel(cost_NM, mask_NM, settings.epsilon)
     rows, columns = 1.0 / kernel.shape[0], 1.0 / kernel.shape[1]
@@ -84,6 +85,11 @@ def sinkhorn(cost_NM: Tensor, mask_NM: Tensor, settings: TransportConfig) -> Tra
         relaxation, last_error = _next_relaxation(relaxation, error, last_error), error
     plan_NM = (u[:, None] * kernel * exact_v).to(cost_NM.dtype)
     error = max(_largest(plan_NM.sum(dim=1) / rows - 1), _largest(plan_NM.sum(dim=0) / columns - 1))
+    if not math.isfinite(error):
+        raise PipelineError(
+            "the transport plan is not finite: the costs of this batch are not (collapsed or non-finite embeddings). "
+            "Lower training.lr, or raise transport.epsilon."
+        )
     return TransportPlan(plan_NM, done, error)
 
 

@@ -56,6 +56,37 @@ def test_an_empty_forget_set_is_an_impossible_combination() -> None:
         load_config(raw)
 
 
+@pytest.mark.parametrize(
+    ("dotted", "value", "words"),
+    [
+        ("train_baseline.forget_set.fraction", 0.001, "train_baseline.forget_set.fraction = 0.001 of unlearn"),
+        ("eval_zeroshot.topk", [1, 500], "openclipart has 22 classes"),
+        (
+            "extract_features.datasets",
+            ["imagenet"],
+            "'imagenet' is no row of config/datasets.yaml; allowed: openclipart",
+        ),
+        ("unlearn.training.freeze.text_blocks", 3, "has 2 blocks; allowed: 0 to 2"),
+        ("learn_prompt.prompt_vectors", 30, "allowed: at most 29"),
+        ("model.architecture", "config/models/absent.json", "is not a file of open_clip's form"),
+        ("download_images.slow_seconds", 1, "nothing would be slow"),
+        ("download_images.embedded_split", "test", "allowed is 'train'"),
+        ("seeds", [2**32], "less than 4294967296"),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(dotted: str, value: object, words: str) -> None:
+    raw = _default()
+    *parents, last = dotted.split(".")
+    section: Any = raw
+    for part in parents:
+        section = section[part]
+    section[last] = value
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    assert words in str(caught.value)
+    assert len(caught.value.problems) == 1
+
+
 def test_two_sources_of_pairs_are_an_impossible_combination() -> None:
     raw = _default()
     raw["build_manifest"]["source_csv"] = "mine.csv"

@@ -28,6 +28,13 @@ def run(context):
     behaviour = context.paths["behaviour"].read_text()
     if behaviour == "mistake":
         raise PipelineError("fact, place and remedy")
+    if behaviour == "full disk":
+        import resource, signal
+        from pipeline_steps.core.files import whole_file
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        with whole_file(context.paths["out"]) as partial:
+            partial.write_bytes(b"x" * 100_000)
     if behaviour == "bug":
         raise ValueError("a bug")
     if behaviour == "long":
@@ -128,6 +135,34 @@ def test_a_bug_ends_as_failed_with_its_traceback(store: Store) -> None:
     assert code == 1
     assert "ValueError: a bug" in output
     assert store.steps()[-1].info.status == "FAILED"
+
+
+def test_a_full_disk_is_said_though_the_store_is_on_it_too_and_the_next_run_closes_it(store: Store) -> None:
+    code, output = store.run("full disk")
+    assert code == 1
+    assert "no room to write" in output
+    assert "the MLflow store took no more" in output
+    assert "Traceback" not in output
+    assert store.steps()[-1].info.status == "RUNNING"
+    assert store.run("well")[0] == 0
+    assert "RUNNING" not in {run.info.status for run in store.steps()}
+
+
+def test_the_parent_is_failed_while_a_stage_under_it_is(store: Store) -> None:
+    store.run("mistake")
+    (parent,) = [run for run in store.runs() if run.data.tags.get("parent") == "true"]
+    assert parent.info.status == "FAILED"
+    store.run("well")
+    (parent,) = [run for run in store.runs() if run.data.tags.get("parent") == "true"]
+    assert parent.info.status == "FINISHED"
+
+
+def test_ctrl_c_ends_as_killed(store: Store) -> None:
+    process = store.start_and_wait(seed=5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert store.steps()[-1].info.status == "KILLED"
 
 
 def test_sigterm_ends_as_killed(store: Store) -> None:

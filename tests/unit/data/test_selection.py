@@ -143,7 +143,7 @@ def test_the_report_counts_everything_and_names_twenty_bad_pictures() -> None:
 @pytest.mark.parametrize(
     ("bad", "pairs", "words"),
     [(5, 20, None), (6, 20, ["6 of 100 pictures", "undecodable 6", "bad.png", "max_bad_fraction = 0.05"]),
-     (0, 0, ["of 100 rows no pair", "empty_caption 90"])],
+     (0, 0, ["of 100 rows 0 are left", "empty_caption 90"])],
 )  # fmt: skip
 def test_too_many_bad_pictures_and_an_empty_manifest_are_refused(bad: int, pairs: int, words: list[str] | None) -> None:
     report = {
@@ -152,7 +152,7 @@ def test_too_many_bad_pictures_and_an_empty_manifest_are_refused(bad: int, pairs
         "bad_pictures": {"undecodable": bad, "missing": 0},
         "bad_pictures_named": [{"image_path": "bad.png", "cause": "undecodable", "message": "cut short"}],
         "dropped": {"empty_caption": 90},
-        "splits": {"train": pairs, "validation": 0},
+        "splits": {"train": pairs, "validation": 2},
     }
     problem = refusal(report, _settings())
     if words is None:

@@ -29,6 +29,7 @@ def test_mask_takes_the_floor_of_the_share_with_lowest_confidence() -> None:
     confidence = torch.tensor([0.9, 0.1, 0.5, 0.2, 0.8, 0.7, 0.6, 0.4, 0.3, 0.95, 0.99])
     assert forget_mask(confidence, 0.2).nonzero().flatten().tolist() == [1, 3]
     assert forget_mask(confidence, 0.05).sum() == 0
+    assert forget_mask(torch.arange(100.0), 0.29).sum() == 29
 
 
 def test_mask_breaks_ties_by_position() -> None:

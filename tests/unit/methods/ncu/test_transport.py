@@ -91,6 +91,14 @@ def test_one_pair_is_refused_by_name() -> None:
         masked_plan(torch.zeros(1, 2), torch.tensor([False]), OFFICIAL)
 
 
+def test_collapsed_embeddings_are_solved_and_non_finite_ones_refused() -> None:
+    forget = _forget(8, 2)
+    collapsed = masked_plan(torch.ones(8, 9), forget, OFFICIAL)
+    assert collapsed.marginal_error < 1e-4
+    with pytest.raises(PipelineError, match="transport plan is not finite"):
+        masked_plan(torch.full((8, 9), torch.nan), forget, OFFICIAL)
+
+
 def test_over_relaxation_beats_plain_iterations_on_a_structured_batch() -> None:
     sim, forget = _similarity(256, 0.8), _forget(256, 25)
     config = TransportConfig(epsilon=0.03, normalize_cost=False, max_iterations=20000, tolerance=1e-5)

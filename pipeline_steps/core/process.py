@@ -1,0 +1,61 @@
+"""This process: its end by a signal, how another one finds out whether it lives, its memory."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+
+import psutil
+
+
+class Terminated(BaseException):
+    """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Turn SIGTERM into Terminated inside the block."""
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        raise Terminated(f"signal {number}")
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def process_tags() -> dict[str, str]:
+    """Which process a run belongs to (host, pid, start), and the git commit of the working directory."""
+    process = psutil.Process()
+    tags = {"host": socket.gethostname(), "pid": str(process.pid), "process_start": f"{process.create_time():.2f}"}
+    return tags | {"git_commit": _git_commit()}
+
+
+def _git_commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    except OSError:
+        return "unknown"
+
+
+def is_alive(tags: Mapping[str, str]) -> bool:
+    """Whether the process that `process_tags` described still runs on this machine."""
+    try:
+        process = psutil.Process(int(tags.get("pid", "-1")))
+        # The boot time that this rests on moves by a second when the clock is corrected.
+        return bool(abs(process.create_time() - float(tags.get("process_start", "0"))) < 2.0)
+    except (psutil.NoSuchProcess, ValueError):
+        return False
+
+
+def peak_memory_mib() -> float:
+    """The largest resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
