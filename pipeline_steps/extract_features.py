@@ -25,7 +25,7 @@ def run(context: StepContext) -> None:
     bundle = load_clip(context.paths["checkpoint"])
     encoder = Encoder(bundle, best_device(), settings.batch_size)
     arrays = validation_features(encoder, context.paths["pairs"])
-    metadata = {"logit_scale": repr(float(bundle.model.logit_scale.exp()))}
+    metadata = {"logit_scale": repr(bundle.model.logit_scale.exp().item())}
     for name, row in rows.items():
         found, described = dataset_features(encoder, name, row)
         arrays |= found

@@ -82,10 +82,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def sha256_of(path: Path, patterns: Iterable[str] = ("**/*",)) -> str:
-    """Hex sha256 of a file's bytes, or of the names and bytes of a folder's members that match, in sorted order."""
+    """Hex sha256 of a file's bytes, or of the names and bytes of a folder's members that match, in sorted order.
+
+    Members whose name starts with a dot do not count: Snakemake keeps its time stamp there.
+    """
     if path.is_dir():
         digest = hashlib.sha256()
-        for member in sorted({p for pattern in patterns for p in path.glob(pattern) if p.is_file()}):
+        members = {p for pattern in patterns for p in path.glob(pattern) if p.is_file() and p.name[0] != "."}
+        for member in sorted(members):
             digest.update(f"{member.relative_to(path).as_posix()}\0{sha256_of(member)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as stream:

@@ -166,7 +166,7 @@ def _require_finite(value: Tensor, what: str, place: str, output: LossOutput, st
         terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
         kept = f"the last good state is {state_file}" if state_file.is_file() else "no epoch had been completed"
         raise PipelineError(
-            f"the {what} is {float(value)} at {place} ({terms or 'one term'}); training stopped before the optimiser "
+            f"the {what} is {value.item()} at {place} ({terms or 'one term'}); training stopped before the optimiser "
             f"step, and {kept}. Lower training.lr, set training.grad_clip_norm, or use training.precision: fp32."
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,14 +11,15 @@ from pathlib import Path
 
 from tests.unit.paths import REPOSITORY
 
-LINKED = ("Snakefile", "workflow", "profiles", "pipeline_steps", "config", "resources", "envs")
+LINKED = ("Snakefile", "workflow", "profiles", "pipeline_steps", "resources", "envs")
 
 
 def workspace(folder: Path) -> Path:
-    """A folder in which the project's files appear and results are the test's own."""
+    """A folder in which the project's files appear; configuration and results are the test's own."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in LINKED:
         (folder / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "config", folder / "config")
     return folder
 
 

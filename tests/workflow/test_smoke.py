@@ -16,6 +16,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from PIL import Image
 
 from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, workspace
 
@@ -55,7 +56,7 @@ def test_bad_urls_are_counted_by_cause(folder: Path) -> None:
 
 def test_tables_hold_every_method_and_every_measure(folder: Path) -> None:
     tables = folder / "results/smoke/tables"
-    assert sorted(path.name for path in tables.iterdir()) == sorted(
+    assert sorted(path.name for path in tables.glob("[!.]*")) == sorted(
         f"{name}.{kind}" for name in ("zero_shot", "linear_probe", "retrieval", "summary") for kind in ("csv", "md")
     )
     for path in tables.glob("*.csv"):
@@ -121,6 +122,35 @@ def test_the_control_follows_the_compute_of_unlearn(folder: Path) -> None:
     assert "train_reference_job" not in jobs
 
 
+def test_an_edited_layer_count_in_the_models_file_reruns_from_the_reference(folder: Path) -> None:
+    path = folder / "config/models/smoke_rn.json"
+    before = path.read_text()
+    path.write_text(before.replace('"layers": 2', '"layers": 1'))
+    jobs = planned_jobs(folder)
+    path.write_text(before)
+    assert jobs["train_reference_job"] == jobs["unlearn_job"] == 1
+    assert "build_manifest" not in jobs
+    assert planned_jobs(folder) == {}
+
+
+def test_paths_may_hold_spaces(folder: Path) -> None:
+    pictures = folder / "my pictures"
+    pictures.mkdir()
+    rows = ["image_path,text_content"]
+    for number in range(30):
+        Image.new("RGB", (20, 20), (8 * number, 0, 0)).save(pictures / f"{number}.png")
+        rows.append(f"{number}.png,red number {number}")
+    (pictures / "pairs.csv").write_text("\n".join(rows))
+    edited = _edited(
+        folder,
+        "results_dir: my results\nbuild_manifest: {source_csv: my pictures/pairs.csv, validation_fraction: 0.3}\n",
+    )
+    ran = snakemake(folder, "build_manifest", configfiles=edited)
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    assert json.loads((folder / "my results/smoke/build_manifest/report.json").read_text())["pairs"] == 30
+    assert (folder / "my results/mlflow.db").is_file()
+
+
 def test_an_edited_key_of_an_evaluation_reruns_it_and_the_tables(folder: Path) -> None:
     edited = _edited(folder, "eval_retrieval: {recall_at: [1, 10]}\n")
     assert planned_jobs(folder, configfiles=edited) == {"eval_retrieval_job": 4, "make_tables": 1}
@@ -131,7 +161,7 @@ def test_the_summary_prints_tables_findings_places_and_times(folder: Path) -> No
         ["python", "-m", "pipeline_steps.show_summary", "results/smoke"],
         cwd=folder, capture_output=True, text=True, check=True, env=user_environment(),
     )  # fmt: skip
-    for expected in ("NCU", "equal compute", "results/smoke/tables", "make mlflow", "train_reference", "total"):
+    for expected in ("NCU", "equal compute", "results/smoke/tables", "make mlflow", "train_reference", "one after the other"):
         assert expected in ran.stdout, ran.stdout
 
 

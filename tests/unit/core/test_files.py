@@ -90,7 +90,10 @@ def test_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
     (tmp_path / "one" / "a").rename(tmp_path / "one" / "b")
     renamed = sha256_of(tmp_path / "one")
     (tmp_path / "one" / "b").write_text("2")
-    assert len({first, renamed, sha256_of(tmp_path / "one")}) == 3
+    changed = sha256_of(tmp_path / "one")
+    assert len({first, renamed, changed}) == 3
+    (tmp_path / "one" / ".snakemake_timestamp").touch()
+    assert sha256_of(tmp_path / "one") == changed
     empty = tmp_path / "empty"
     empty.touch()
     assert sha256_of(empty) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
