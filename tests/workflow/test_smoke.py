@@ -161,7 +161,7 @@ def test_the_summary_prints_tables_findings_places_and_times(folder: Path) -> No
         ["python", "-m", "pipeline_steps.show_summary", "results/smoke"],
         cwd=folder, capture_output=True, text=True, check=True, env=user_environment(),
     )  # fmt: skip
-    for expected in ("NCU", "equal compute", "results/smoke/tables", "make mlflow", "train_reference", "one after the other"):
+    for expected in ("NCU", "equal compute", "results/smoke/tables", "make mlflow", "train_reference", "one after"):
         assert expected in ran.stdout, ran.stdout
 
 
