@@ -30,7 +30,7 @@ def user_environment() -> dict[str, str]:
 
 
 def snakemake(
-    folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 900
+    folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 1500
 ) -> subprocess.CompletedProcess[str]:
     """Run snakemake as a user would; stdout and stderr come back together."""
     command = ["snakemake", *arguments, "--configfile", *configfiles]
