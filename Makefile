@@ -42,4 +42,5 @@ lock:                      ## envs/requirements.in -> envs/requirements.txt
 		envs/requirements.in --output-file envs/requirements.txt
 
 clean:                     ## results and environment
-	rm -rf results/* $(VENV) .snakemake
+	find results -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
+	rm -rf $(VENV) .snakemake

@@ -24,13 +24,13 @@ include: "workflow/rules/report.smk"
 
 
 # `snakemake <stage>`: every cell of a stage that runs once per method and seed.
-for stage, cells in STAGE_CELLS.items():
+for stage, targets in STAGE_CELLS.items():
 
     rule:
         name:
             stage
         input:
-            cells,
+            targets,
 
 
 rule all:

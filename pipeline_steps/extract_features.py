@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import safetensors.numpy
 import torch
@@ -21,7 +20,7 @@ def run(context: StepContext) -> None:
     settings = context.section("extract_features", ExtractFeaturesConfig)
     if context.threads:
         torch.set_num_threads(context.threads)
-    rows = {name: dataset_row(Path(settings.dataset_table), name) for name in settings.datasets}
+    rows = {name: dataset_row(context.paths["dataset_table"], name) for name in settings.datasets}
     bundle = load_clip(context.paths["checkpoint"])
     encoder = Encoder(bundle, best_device(), settings.batch_size)
     arrays = validation_features(encoder, context.paths["pairs"])
@@ -39,7 +38,11 @@ STEP = Step(
     name="extract_features",
     summary="Compute one checkpoint's embeddings of every evaluation set.",
     sections=("extract_features",),
-    inputs={"checkpoint": "folder that open_clip loads", "pairs": "pairs.parquet, for its held-out split"},
+    inputs={
+        "checkpoint": "folder that open_clip loads",
+        "pairs": "pairs.parquet, for its held-out split",
+        "dataset_table": "YAML with a row per evaluation set",
+    },
     outputs={"features": "safetensors with all embeddings, labels and class names"},
     run=run,
 )

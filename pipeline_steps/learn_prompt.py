@@ -9,9 +9,9 @@ import torch
 from pipeline_steps.core.schema import LearnPromptConfig, ModelConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.methods.ncu.objectives import HardestNegative
-from pipeline_steps.models.clip import load_clip, save_clip
+from pipeline_steps.models.clip import load_clip
 from pipeline_steps.models.prompt import PROMPT_FILE, new_prompt, require_prompt
-from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
@@ -29,10 +29,7 @@ def run(context: StepContext) -> None:
         prompt_lr=settings.prompt_lr,
         prompt_weight_decay=settings.prompt_weight_decay,
     )
-    history = train(context, bundle, [plan])
-    write_history(context, history)
-    save_clip(context.paths["checkpoint"], bundle, {PROMPT_FILE: {"prompt": prompt.detach().cpu()}})
-    remove_states(context, [plan])
+    train_checkpoint(context, bundle, [plan], {PROMPT_FILE: {"prompt": prompt}})
 
 
 STEP = Step(

@@ -7,8 +7,8 @@ import sys
 from pipeline_steps.core.schema import ModelConfig, TrainBaselineConfig, TrainingConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.methods import baseline_objective
-from pipeline_steps.models.clip import load_clip, save_clip
-from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+from pipeline_steps.models.clip import load_clip
+from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 PHASES = ("learn_prompt", "unlearn")
 
@@ -20,10 +20,7 @@ def run(context: StepContext) -> None:
     plans = [
         PhasePlan(f"as_{phase}", context.section(f"{phase}.training", TrainingConfig), objective) for phase in PHASES
     ]
-    history = train(context, bundle, plans)
-    write_history(context, history)
-    save_clip(context.paths["checkpoint"], bundle)
-    remove_states(context, plans)
+    train_checkpoint(context, bundle, plans)
 
 
 STEP = Step(

@@ -9,8 +9,8 @@ import torch
 from pipeline_steps.core.schema import ModelConfig, TrainReferenceConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.methods.continued import Continued
-from pipeline_steps.models.clip import create_clip, save_clip
-from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+from pipeline_steps.models.clip import create_clip
+from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
@@ -19,10 +19,7 @@ def run(context: StepContext) -> None:
     torch.manual_seed(context.seed)
     bundle = create_clip(context.section("model", ModelConfig).architecture)
     plans = [PhasePlan("train_reference", settings.training, Continued())]
-    history = train(context, bundle, plans)
-    write_history(context, history)
-    save_clip(context.paths["checkpoint"], bundle)
-    remove_states(context, plans)
+    train_checkpoint(context, bundle, plans)
 
 
 STEP = Step(

@@ -7,9 +7,9 @@ import sys
 from pipeline_steps.core.schema import ModelConfig, UnlearnConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.methods.ncu.objectives import Unlearning
-from pipeline_steps.models.clip import load_clip, save_clip
+from pipeline_steps.models.clip import load_clip
 from pipeline_steps.models.prompt import PROMPT_FILE, load_prompt
-from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
@@ -18,10 +18,7 @@ def run(context: StepContext) -> None:
     bundle = load_clip(context.paths["learned"], context.section("model", ModelConfig).architecture)
     prompt = load_prompt(context.paths["learned"])
     plan = PhasePlan("unlearn", settings.training, Unlearning(settings), prompt=prompt)
-    history = train(context, bundle, [plan])
-    write_history(context, history)
-    save_clip(context.paths["checkpoint"], bundle, {PROMPT_FILE: {"prompt": prompt.cpu()}})
-    remove_states(context, [plan])
+    train_checkpoint(context, bundle, [plan], {PROMPT_FILE: {"prompt": prompt}})
 
 
 STEP = Step(

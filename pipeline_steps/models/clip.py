@@ -97,7 +97,8 @@ def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[st
         (partial / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (partial / HF_SAFE_WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights))
         for name, tensors in (extra_tensors or {}).items():
-            (partial / name).write_bytes(safetensors.torch.save(tensors))
+            detached = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            (partial / name).write_bytes(safetensors.torch.save(detached))
 
 
 def best_device() -> torch.device:

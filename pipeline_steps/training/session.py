@@ -19,7 +19,7 @@ from pipeline_steps.core.step import StepContext
 from pipeline_steps.data.manifest import TRAINING_COLUMNS, TRUTH_COLUMNS, image_root, read_manifest
 from pipeline_steps.data.pairs import PairDataset
 from pipeline_steps.methods.base import Objective
-from pipeline_steps.models.clip import ClipBundle, best_device
+from pipeline_steps.models.clip import ClipBundle, best_device, save_clip
 from pipeline_steps.models.freeze import apply_freeze, frozen_text_blocks
 from pipeline_steps.training.loop import HistoryRow, Learner, Phase, fit
 from pipeline_steps.training.monitor import ForgetSetMonitor
@@ -37,6 +37,22 @@ class PhasePlan:
     prompt: torch.Tensor | None = None
     prompt_lr: float = 0.0
     prompt_weight_decay: float = 0.0
+
+
+def train_checkpoint(
+    context: StepContext,
+    bundle: ClipBundle,
+    plans: Sequence[PhasePlan],
+    extra_tensors: dict[str, dict[str, torch.Tensor]] | None = None,
+) -> None:
+    """What every training step does: run the phases, write history and checkpoint, remove the resume states.
+
+    `extra_tensors` are further safetensors files of the checkpoint, by file name, as they are after training.
+    """
+    write_history(context, train(context, bundle, plans))
+    save_clip(context.paths["checkpoint"], bundle, extra_tensors)
+    for plan in plans:
+        _state_file(context, plan).unlink(missing_ok=True)
 
 
 def train(context: StepContext, bundle: ClipBundle, plans: Sequence[PhasePlan]) -> list[HistoryRow]:
@@ -69,12 +85,6 @@ def write_history(context: StepContext, history: Sequence[HistoryRow]) -> None:
     with whole_file(path) as partial:
         pq.write_table(table, partial)
     context.run.log_file(path)
-
-
-def remove_states(context: StepContext, plans: Sequence[PhasePlan]) -> None:
-    """Remove the states of a training whose checkpoint is written."""
-    for plan in plans:
-        _state_file(context, plan).unlink(missing_ok=True)
 
 
 def _phase(

@@ -6,6 +6,7 @@ rule extract_features_job:
         checkpoint=checkpoint_of,
         pairs=rules.build_manifest.output.pairs,
         datasets=dataset_files,
+        dataset_table=ancient(CFG.extract_features.dataset_table),
     output:
         features=f"{ROOT}/extract_features/{CELL}/features.safetensors",
     params:
@@ -21,7 +22,8 @@ rule extract_features_job:
         "Embedding the evaluation sets with {wildcards.method} (seed {wildcards.seed})"
     shell:
         "python -m pipeline_steps.extract_features --checkpoint {input.checkpoint:q} --pairs {input.pairs:q} "
-        "--features {output.features:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--dataset-table {input.dataset_table:q} --features {output.features:q} "
+        "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log {log:q} --settings {params.settings:q}"
 
 

@@ -15,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from tests.unit.paths import REPOSITORY
+
 STEP = """
 import sys, time
 from pathlib import Path
@@ -63,7 +65,7 @@ class Store:
 
     def start(self, behaviour: str, recall_at: Sequence[int] = (1,), seed: int = 0) -> subprocess.Popen[str]:
         (self.folder / "behaviour").write_text(behaviour)
-        environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri}
+        environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.Popen(
             self.command(recall_at, seed), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -190,7 +192,7 @@ def test_kill_9_is_closed_as_killed_when_the_workflow_fails(store: Store) -> Non
     process = store.start_and_wait(seed=3)
     process.kill()
     process.communicate(timeout=60)
-    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri}
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(
         [sys.executable, "-m", "pipeline_steps.core.tracking", "test"], env=environment, check=True, timeout=60
     )
@@ -201,7 +203,7 @@ def test_a_second_run_of_the_same_output_is_refused_while_the_first_lives(store:
     process = store.start_and_wait(seed=4)
     try:
         second = subprocess.run(
-            store.command(seed=4), env=os.environ | {"MLFLOW_TRACKING_URI": store.uri}, text=True, timeout=60,
+            store.command(seed=4), env=os.environ | {"MLFLOW_TRACKING_URI": store.uri, "PYTHONPATH": str(REPOSITORY)}, text=True, timeout=60,
             capture_output=True, check=False,
         )  # fmt: skip
     finally:

@@ -21,9 +21,9 @@ from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
 from pipeline_steps.data.manifest import SCHEMA, write_manifest
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.methods.continued import Continued
-from pipeline_steps.models.clip import ClipBundle, create_clip
+from pipeline_steps.models.clip import ClipBundle, create_clip, load_clip
 from pipeline_steps.training.loop import HistoryRow
-from pipeline_steps.training.session import PhasePlan, remove_states, train, write_history
+from pipeline_steps.training.session import PhasePlan, train, train_checkpoint
 from tests.unit.paths import CONFIG, REPOSITORY
 from tests.unit.training.test_loop import StopError, StopsAt
 
@@ -58,11 +58,11 @@ def _train(folder: Path, pairs: Path, run: Run, second: Objective) -> tuple[Clip
     context = StepContext(paths, RAW, "continued", 0, 1, run, logging.getLogger("pipeline_steps"))
     torch.manual_seed(0)
     bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
-    plans = _plans(second)
-    history = train(context, bundle, plans)
-    write_history(context, history)
-    remove_states(context, plans)
-    return bundle, history
+    train_checkpoint(context, bundle, _plans(second))
+    table = pq.read_table(paths["history"])
+    return load_clip(paths["checkpoint"]), list(
+        zip(*(table[name].to_pylist() for name in table.column_names), strict=True)
+    )
 
 
 def test_two_phases_interrupted_in_the_second_end_as_if_undisturbed(
