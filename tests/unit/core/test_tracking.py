@@ -201,9 +201,10 @@ def test_kill_9_is_closed_as_killed_when_the_workflow_fails(store: Store) -> Non
 
 def test_a_second_run_of_the_same_output_is_refused_while_the_first_lives(store: Store) -> None:
     process = store.start_and_wait(seed=4)
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "PYTHONPATH": str(REPOSITORY)}
     try:
         second = subprocess.run(
-            store.command(seed=4), env=os.environ | {"MLFLOW_TRACKING_URI": store.uri, "PYTHONPATH": str(REPOSITORY)}, text=True, timeout=60,
+            store.command(seed=4), env=environment, text=True, timeout=60,
             capture_output=True, check=False,
         )  # fmt: skip
     finally:
