@@ -1,4 +1,5 @@
 # The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
+import functools
 import json
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
@@ -17,12 +18,18 @@ shell.prefix(
 )
 
 
+@functools.cache
+def method_config(method):
+    """The configuration as a method has it."""
+    return load_config(config, method)
+
+
 def settings(*sections):
     """The sections of a step as canonical JSON: an edited key reruns the step, a comment does not.
 
     (As a function of the wildcards, so that Snakemake does not take braces in it for wildcards.)
     """
-    return lambda wildcards: settings_json(CFG, "experiment", *sections)
+    return lambda wildcards: settings_json(method_config(wildcards.get("method")), "experiment", *sections)
 
 
 def architecture(wildcards):
@@ -48,6 +55,18 @@ def checkpoint_of(wildcards):
     return f"{ROOT}/{METHODS[wildcards.method].stage}/{wildcards.method}/seed{wildcards.seed}/checkpoint"
 
 
+def first_with_prompt_of(method):
+    """The first method of this experiment whose phase 1 has the same settings: they share its checkpoint."""
+    own = settings_json(method_config(method), "learn_prompt")
+    same = [other for other in trained_by("unlearn") if settings_json(method_config(other), "learn_prompt") == own]
+    return same[0] if same else method
+
+
+def learned_by(wildcards):
+    """The phase-1 checkpoint that a method's phase 2 starts from."""
+    return f"{ROOT}/learn_prompt/{first_with_prompt_of(wildcards.method)}/seed{wildcards.seed}/checkpoint"
+
+
 def cells(stage, methods, name):
     """`name` of every method and seed of a stage."""
     return expand(f"{ROOT}/{stage}/{CELL}/{name}", method=methods, seed=CFG.seeds)
@@ -58,14 +77,15 @@ def trained_by(stage):
     return [method for method in ROWS if METHODS[method].stage == stage]
 
 
+PROMPTED = list(dict.fromkeys(first_with_prompt_of(method) for method in trained_by("unlearn")))
 HISTORIES = [
     *(path for stage in ("train_reference", "train_baseline", "unlearn")
       for path in cells(stage, trained_by(stage), "history.parquet")),
-    *cells("learn_prompt", trained_by("unlearn"), "history.parquet"),
+    *cells("learn_prompt", PROMPTED, "history.parquet"),
 ]
 STAGE_CELLS = {
     "train_reference": cells("train_reference", [REFERENCE], "checkpoint"),
-    "learn_prompt": cells("learn_prompt", trained_by("unlearn"), "checkpoint"),
+    "learn_prompt": cells("learn_prompt", PROMPTED, "checkpoint"),
     "unlearn": cells("unlearn", trained_by("unlearn"), "checkpoint"),
     "train_baseline": cells("train_baseline", trained_by("train_baseline"), "checkpoint"),
     "extract_features": cells("extract_features", ROWS, "features.safetensors"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections import Counter
@@ -19,6 +20,7 @@ from pipeline_steps.core.schema import Config, DatasetRow
 
 Section = TypeVar("Section")
 Raw = Mapping[str, Any]
+PRESETS = Path(__file__).parents[2] / "config" / "methods.yaml"
 
 
 class ConfigError(PipelineError):
@@ -52,13 +54,33 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
     return merged
 
 
-def load_config(raw: Raw) -> Config:
-    """Check the whole configuration. Raises ConfigError with every error found, those across sections included."""
-    problems = _problems(raw, Config, "")
-    problems += _cross_problems(_valid_sections(raw))
+def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:
+    """The configuration over the column of config/methods.yaml that its `preset` names, and a method's row over both.
+
+    Raises ConfigError for an unknown preset.
+    """
+    columns = read_yaml([PRESETS])
+    preset = raw.get("preset")
+    if preset not in columns:
+        raise ConfigError([f"preset = {preset!r}: allowed is one of {', '.join(columns)} ({PRESETS.name})"])
+    resolved: dict[str, Any] = columns[preset]
+    _merge(resolved, raw)
+    if method is not None:
+        _merge(resolved, METHODS[method].settings)
+    return resolved
+
+
+def load_config(raw: Raw, method: str | None = None) -> Config:
+    """Resolve and check the whole configuration, as the method named (if any) has it.
+
+    Raises ConfigError with every error found, those across sections included.
+    """
+    resolved = resolve(raw, method)
+    problems = _problems(resolved, Config, "")
+    problems += _cross_problems(_valid_sections(resolved))
     if problems:
         raise ConfigError(problems)
-    return TypeAdapter(Config).validate_python(dict(raw))
+    return TypeAdapter(Config).validate_python(resolved)
 
 
 def load_section(raw: Raw, dotted: str, kind: type[Section]) -> Section:
@@ -100,7 +122,7 @@ def _merge(target: dict[str, Any], extra: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             _merge(target[key], value)
         else:
-            target[key] = value
+            target[key] = copy.deepcopy(value)
 
 
 def _problems(value: Any, kind: type[Any], prefix: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, section_type
+from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, section_type
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.methods import METHODS
@@ -135,9 +135,10 @@ def _hashable(path: Path) -> bool:
 
 def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
     if arguments.config:
+        method = arguments.method if arguments.method in METHODS else None
         raw = read_yaml(arguments.config)
-        load_config(raw)
-        return raw
+        load_config(raw, method)
+        return resolve(raw, method)
     try:
         loaded = json.loads(arguments.settings)
     except json.JSONDecodeError as error:

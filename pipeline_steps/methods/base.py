@@ -11,13 +11,15 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Embeddings:
     """L2-normalised embeddings of N pairs: images and captions (N, d), and the captions' hardest negatives (N, d)
-    where the method asks for them. `logit_scale` is s = 1/tau > 0, a scalar tensor.
+    where the method asks for them. `logit_scale` is s = 1/tau > 0, a scalar tensor. `step_seed` differs from step to
+    step and is the same in every process and after a resume: what random choices start from.
     """
 
     image_ND: Tensor
     text_ND: Tensor
     logit_scale: Tensor
     negative_ND: Tensor | None = None
+    step_seed: int = 0
 
     def negatives(self) -> Tensor:
         """The hardest negatives (N, d). Raises ValueError when the loop was not asked for them."""
@@ -28,11 +30,14 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class LossOutput:
-    """The loss to minimise, its terms and diagnostics by name, and the forget set (N,) bool where there is one."""
+    """The loss to minimise, its terms and diagnostics by name; where there is a forget set, its mask (N,) bool and
+    the clean confidence (N,) in [0, 1] that it was picked by.
+    """
 
     loss: Tensor
     terms: dict[str, Tensor | float] = field(default_factory=dict)
     forget_N: Tensor | None = None
+    confidence_N: Tensor | None = None
 
 
 class Objective(Protocol):

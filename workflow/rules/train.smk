@@ -52,7 +52,7 @@ rule learn_prompt_job:
 rule unlearn_job:
     input:
         pairs=rules.build_manifest.output.pairs,
-        learned=rules.learn_prompt_job.output.checkpoint,
+        learned=learned_by,
     output:
         checkpoint=directory(f"{ROOT}/unlearn/{CELL}/checkpoint"),
         history=f"{ROOT}/unlearn/{CELL}/history.parquet",

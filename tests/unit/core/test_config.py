@@ -7,17 +7,24 @@ from typing import Any
 
 import pytest
 
-from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, settings_json
+from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, settings_json
 from pipeline_steps.core.schema import UnlearnConfig
 
 CONFIG = Path("config")
 
 
 def _default() -> dict[str, Any]:
-    return read_yaml([CONFIG / "config.yaml"])
+    return resolve(read_yaml([CONFIG / "config.yaml"]))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in CONFIG.glob("*.yaml") if path.name != "datasets.yaml"))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        str(path.relative_to(CONFIG))
+        for path in CONFIG.rglob("*.yaml")
+        if path.name not in ("datasets.yaml", "methods.yaml")
+    ),
+)
 def test_every_configuration_of_the_project_is_valid_over_the_default(name: str) -> None:
     config = load_config(read_yaml([CONFIG / "config.yaml", CONFIG / name]))
     assert config.seeds

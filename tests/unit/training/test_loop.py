@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline_steps.core.config import load_section, read_yaml
+from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import LearnPromptConfig, TrainingConfig, UnlearnConfig
 from pipeline_steps.data.pairs import PairDataset
@@ -27,7 +27,7 @@ from pipeline_steps.training.monitor import ForgetSetMonitor
 from pipeline_steps.training.optimizer import build_optimizer
 from tests.unit.paths import CONFIG, REPOSITORY
 
-RAW = read_yaml([CONFIG])
+RAW = resolve(read_yaml([CONFIG]))
 PAIRS = 40
 TRAINING = replace(
     load_section(RAW, "train_reference.training", TrainingConfig), epochs=3, batch_size=16, warmup_fraction=0.1

@@ -3,14 +3,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline_steps.core.config import load_section, read_yaml
+from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import TrainingConfig
 from pipeline_steps.training.optimizer import build_optimizer
 from tests.unit.paths import CONFIG
 
 
 def test_only_matrices_decay_frozen_tensors_stay_out_and_the_prompt_is_its_own_group() -> None:
-    settings = load_section(read_yaml([CONFIG]), "learn_prompt.training", TrainingConfig)
+    settings = load_section(resolve(read_yaml([CONFIG])), "learn_prompt.training", TrainingConfig)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     model[2].weight.requires_grad = False
     prompt = nn.Parameter(torch.zeros(8, 4))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline_steps.core.config import load_section, read_yaml
+from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import FreezeConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
@@ -27,7 +27,7 @@ from pipeline_steps.training.session import PhasePlan, train, train_checkpoint
 from tests.unit.paths import CONFIG, REPOSITORY
 from tests.unit.training.test_loop import StopError, StopsAt
 
-RAW = read_yaml([CONFIG])
+RAW = resolve(read_yaml([CONFIG]))
 PHASES = ("learn_prompt", "unlearn")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pipeline_steps.core.config import load_section, read_yaml
+from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import ForgetSetConfig, LearnPromptConfig, UnlearnConfig
 from pipeline_steps.methods.base import Embeddings
 from pipeline_steps.methods.ncu.objectives import HardestNegative, Unlearning
@@ -16,7 +16,7 @@ from tests.oracles import ncu_losses as oracle
 from tests.unit.methods.batches import batch
 from tests.unit.paths import CONFIG
 
-RAW = read_yaml([CONFIG])
+RAW = resolve(read_yaml([CONFIG]))
 SCALE = 9.0
 FORGET_SET = ForgetSetConfig(fraction=0.25, direction="symmetric")
 

@@ -1,0 +1,101 @@
+"""The schema of the configuration: one frozen dataclass per section, the field names are the YAML keys.
+
+`config/README.md` explains every key in words; `core/config.py` reads YAML into these classes and reports every
+error at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline_steps.core.schema.data import BuildManifestConfig, DownloadImagesConfig, NoiseConfig
+from pipeline_steps.core.schema.evaluation import (
+    DatasetRow,
+    EvalProbeConfig,
+    EvalRetrievalConfig,
+    EvalZeroshotConfig,
+    ExtractFeaturesConfig,
+    MakeTablesConfig,
+)
+from pipeline_steps.core.schema.method import (
+    ForgetSetConfig,
+    LearnPromptConfig,
+    NegativeTextConfig,
+    SeparationConfig,
+    SoftclipConfig,
+    TrainBaselineConfig,
+    TransportConfig,
+    UnlearnConfig,
+)
+from pipeline_steps.core.schema.training import (
+    FreezeConfig,
+    ImportReferenceConfig,
+    ModelConfig,
+    TrainingConfig,
+    TrainReferenceConfig,
+)
+from pipeline_steps.core.schema.values import STRICT, Name, Seed
+
+__all__ = [
+    "BuildManifestConfig",
+    "Config",
+    "DatasetRow",
+    "DownloadImagesConfig",
+    "EvalProbeConfig",
+    "EvalRetrievalConfig",
+    "EvalZeroshotConfig",
+    "ExtractFeaturesConfig",
+    "ForgetSetConfig",
+    "FreezeConfig",
+    "ImportReferenceConfig",
+    "LearnPromptConfig",
+    "MakeTablesConfig",
+    "ModelConfig",
+    "NegativeTextConfig",
+    "NoiseConfig",
+    "SeparationConfig",
+    "SoftclipConfig",
+    "TrackingConfig",
+    "TrainBaselineConfig",
+    "TrainReferenceConfig",
+    "TrainingConfig",
+    "TransportConfig",
+    "UnlearnConfig",
+]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrackingConfig:
+    """Where MLflow keeps its runs. `uri: null` is SQLite under the results folder."""
+
+    uri: str | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """The whole file. A section named like a step is that step's. `preset` is the column of config/methods.yaml that
+    the file is laid over.
+    """
+
+    experiment: Name
+    preset: Literal["ours", "paper", "official"]
+    results_dir: Annotated[str, Field(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
+    tracking: TrackingConfig
+    download_images: DownloadImagesConfig
+    build_manifest: BuildManifestConfig
+    model: ModelConfig
+    import_reference: ImportReferenceConfig
+    train_reference: TrainReferenceConfig
+    learn_prompt: LearnPromptConfig
+    unlearn: UnlearnConfig
+    train_baseline: TrainBaselineConfig
+    extract_features: ExtractFeaturesConfig
+    eval_zeroshot: EvalZeroshotConfig
+    eval_probe: EvalProbeConfig
+    eval_retrieval: EvalRetrievalConfig
+    make_tables: MakeTablesConfig

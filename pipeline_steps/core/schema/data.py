@@ -1,0 +1,69 @@
+"""Sections of the data stages: download and manifest."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, Natural, OpenFraction, Positive
+
+
+@dataclass(frozen=True, config=STRICT)
+class DownloadImagesConfig:
+    """img2dataset over a URL list. `url_list: null` serves `embedded_parquet` on loopback, with faults.
+
+    `url_list_columns` names the columns of a list without a header line, in its order (CC3M: caption, url).
+    """
+
+    url_list: str | None
+    url_list_columns: tuple[str, ...] | None
+    url_column: str
+    caption_column: str
+    embedded_parquet: str
+    embedded_split: Literal["train"]
+    fault_fraction: Fraction
+    slow_seconds: Positive
+    image_size: Count
+    resize_mode: Literal["no", "border", "keep_ratio", "keep_ratio_largest", "center_crop"]
+    encode_format: Literal["jpg", "png", "webp"]
+    output_format: Literal["files", "webdataset"]
+    min_image_size: Count
+    max_image_pixels: Count
+    timeout_seconds: Count
+    retries: Natural
+    processes: Count
+    threads: Count
+    samples_per_shard: Count
+    min_success_fraction: Fraction
+
+
+@dataclass(frozen=True, config=STRICT)
+class NoiseConfig:
+    """Noisy correspondence on purpose: a seeded share of the training captions shuffled among its pairs."""
+
+    fraction: Fraction
+    seed: Natural
+
+
+@dataclass(frozen=True, config=STRICT)
+class BuildManifestConfig:
+    """Which pairs are kept, how they are split, and the injected noise.
+
+    Pairs come from the download, from `source_csv`, or from `source_shards`: a folder of published webdataset shards.
+    """
+
+    source_csv: str | None
+    source_shards: str | None
+    image_root: str | None
+    image_column: str
+    caption_column: str
+    drop_duplicate_images: Flag
+    drop_duplicate_pairs: Flag
+    drop_empty_captions: Flag
+    max_caption_characters: Count
+    long_captions: Literal["truncate", "drop"]
+    max_bad_fraction: Fraction
+    max_image_pixels: Count
+    validation_fraction: OpenFraction
+    noise: NoiseConfig

@@ -1,0 +1,95 @@
+"""Sections of the model and of one pass of the training loop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from pipeline_steps.core.schema.values import (
+    STRICT,
+    Count,
+    Flag,
+    Fraction,
+    Natural,
+    NonNegative,
+    Number,
+    OpenFraction,
+    Positive,
+    Sha256,
+)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """An open_clip architecture, by name or by a JSON file of open_clip's form."""
+
+    architecture: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class FreezeConfig:
+    """What does not train: `text_tower` is all of the text encoder, `text_blocks` its first blocks from the input."""
+
+    image_tower: Flag
+    image_projection: Flag
+    text_tower: Flag
+    token_embedding: Flag
+    positional_embedding: Flag
+    text_blocks: Natural
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """One pass of the loop: AdamW, linear warm-up, cosine to zero over these epochs.
+
+    `pairs` trains on the first so many training pairs of the manifest, whose order is random and fixed, so that
+    subsets nest. `chunk_size` bounds the pairs per process that are in a tower at once; it changes memory and time,
+    not the result. `schedule_offset_epochs` and `schedule_total_epochs` place this phase inside a longer schedule.
+    """
+
+    epochs: Natural
+    pairs: Count | None
+    batch_size: Annotated[int, Field(strict=True, ge=2)]
+    chunk_size: Count | None
+    lr: NonNegative
+    weight_decay: NonNegative
+    weight_decay_on: Literal["matrices", "official_names"]
+    beta1: OpenFraction
+    beta2: OpenFraction
+    adam_epsilon: Positive
+    warmup_fraction: Fraction
+    schedule_offset_epochs: Natural
+    schedule_total_epochs: Count | None
+    grad_clip_norm: Positive | None
+    max_logit_scale: Positive | None
+    precision: Literal["fp32", "bf16", "fp16"]
+    on_nonfinite: Literal["stop", "skip"]
+    gather: Literal["exact", "official"]
+    shuffle: Literal["every_epoch", "once"]
+    truncation: Literal["keep_end", "official"]
+    selection: Literal["last", "validation"]
+    crop_scale_min: Annotated[Number, Field(gt=0, le=1)]
+    workers: Natural
+    save_minutes: NonNegative
+    freeze: FreezeConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainReferenceConfig:
+    """The reference checkpoint: trained here from scratch with the contrastive loss."""
+
+    training: TrainingConfig
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImportReferenceConfig:
+    """A reference checkpoint from elsewhere instead of `train_reference`; `weights: null` trains one.
+
+    `weights` is a file, or an open_clip pretrained tag for `format: tag`. `sha256` is that of the file.
+    """
+
+    weights: str | None
+    format: Literal["tag", "open_clip", "openai", "laclip", "ncu"]
+    sha256: Sha256 | None
