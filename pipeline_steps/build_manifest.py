@@ -9,52 +9,61 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import refused_name, write_json
 from pipeline_steps.core.schema import BuildManifestConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.image_check import check_pictures
+from pipeline_steps.data.assembly import manifest_report, manifest_rows, refusal
+from pipeline_steps.data.database import working_database
+from pipeline_steps.data.intake import create_tables, take_in
 from pipeline_steps.data.manifest import write_manifest, write_pairs_csv
-from pipeline_steps.data.pair_source import PairSource, csv_pairs, downloaded_pairs
-from pipeline_steps.data.selection import manifest_report, manifest_table, refusal, select_pairs
+from pipeline_steps.data.noise import shuffle_captions
+from pipeline_steps.data.pair_source import PairSource, csv_pairs, downloaded_pairs, shard_pairs
+from pipeline_steps.data.selection import select_pairs
 
 
 def run(context: StepContext) -> None:
     """Check every picture once, select the pairs, report, and write the manifest when it may be used."""
     settings = context.section("build_manifest", BuildManifestConfig)
     source = _source(context, settings)
-    pictures = check_pictures(
-        source.root,
-        sorted(set(source.image_paths)),
-        max_image_pixels=settings.max_image_pixels,
-        processes=context.threads,
-    )
-    pairs, counts = select_pairs(source.image_paths, source.captions, pictures, settings)
-    table = manifest_table(pairs, settings.validation_fraction, settings.noise)
-    report = manifest_report(len(source.captions), pictures, counts, table, settings.noise)
-    problem = refusal(report, settings)
-    report_path = refused_name(context.paths["report"]) if problem else context.paths["report"]
-    write_json(report_path, report)
-    context.run.log_file(report_path)
-    context.run.log_metrics(_metrics(report))
-    if problem:
-        raise PipelineError(f"{problem} All counts: {report_path}")
-    write_manifest(context.paths["pairs"], table, source.root)
-    write_pairs_csv(context.paths["pairs_csv"], table, source.root)
+    pairs = context.paths["pairs"]
+    with working_database(pairs, threads=context.threads) as database:
+        create_tables(database)
+        take_in(database, source, settings, context.threads)
+        counts = select_pairs(database, settings)
+        chosen = shuffle_captions(database, settings.noise)
+        report = manifest_report(database, counts, settings.noise, chosen)
+        problem = refusal(report, settings)
+        report_path = refused_name(context.paths["report"]) if problem else context.paths["report"]
+        write_json(report_path, report)
+        context.run.log_file(report_path)
+        context.run.log_metrics(_metrics(report))
+        if problem:
+            raise PipelineError(f"{problem} All counts: {report_path}")
+        write_manifest(pairs, manifest_rows(database), source.root)
+    write_pairs_csv(context.paths["pairs_csv"], pairs, source.root)
     context.log.info("dropped rows: %s", report["dropped"])
+    context.log.info("broken in shards: %s", report["broken_in_shards"])
     context.log.info("%d pairs of %d rows, %s", report["pairs"], report["rows"], report["splits"])
     context.log.info("injected noise: %s", report["noise"])
 
 
 def _source(context: StepContext, settings: BuildManifestConfig) -> PairSource:
-    csv = context.paths.get("csv", Path(settings.source_csv) if settings.source_csv else None)
-    images = context.paths.get("images")
-    if csv is not None and images is not None:
+    given = {name: context.paths[name] for name in ("images", "csv", "shards") if name in context.paths}
+    configured = {"csv": settings.source_csv, "shards": settings.source_shards}
+    named = {**{name: Path(path) for name, path in configured.items() if path and name not in given}, **given}
+    if len(named) > 1:
         raise PipelineError(
-            f"pairs come from --images ({images}) or from a CSV ({csv}: --csv or build_manifest.source_csv), not both; "
-            "leave one out"
+            f"pairs come from one source, and here are {len(named)}: "
+            f"{', '.join(f'{name} {path}' for name, path in sorted(named.items()))} (--images, --csv, --shards, "
+            "build_manifest.source_csv, source_shards); leave all but one out"
         )
-    if csv is not None:
-        return csv_pairs(csv, settings)
-    if images is not None:
-        return downloaded_pairs(images)
-    raise PipelineError("no pairs: give --images, the folder of download_images, or --csv, your own CSV")
+    match named:
+        case {"csv": path}:
+            return csv_pairs(path, settings)
+        case {"shards": path}:
+            return shard_pairs(path, settings)
+        case {"images": path}:
+            return downloaded_pairs(path)
+    raise PipelineError(
+        "no pairs: give --images, the folder of download_images, or --csv, your own CSV, or --shards, a folder of tars"
+    )
 
 
 def _metrics(report: dict[str, object]) -> dict[str, float]:
@@ -72,8 +81,9 @@ STEP = Step(
     summary="Builds the manifest of image-caption pairs, checked, filtered, split and with injected noise.",
     sections=("build_manifest",),
     inputs={
-        "images": "optional: the folder of download_images; this or a CSV",
+        "images": "optional: the folder of download_images; this, a CSV or shards",
         "csv": "optional: your own CSV of image paths and captions (else build_manifest.source_csv)",
+        "shards": "optional: a folder of webdataset shards, *.tar (else build_manifest.source_shards)",
     },
     outputs={
         "pairs": "the manifest (parquet): id, picture, size, caption, split, and the truth of the injected noise",
@@ -81,7 +91,7 @@ STEP = Step(
         "report": "JSON: what was read, dropped and why, the splits, the noise",
     },
     run=run,
-    reads={"images": ("*/*.jpg", "*/*.png", "*/*.webp", "*/*.txt")},
+    reads={"images": ("*/*.jpg", "*/*.png", "*/*.webp", "*/*.txt", "*.tar"), "shards": ("*.tar",)},
 )
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ STEP = Step(
     sections=("download_images",),
     inputs={"source": "optional: the URL list or the bundled parquet, in place of the path in the settings"},
     outputs={
-        "images": "folder of img2dataset's form `files`: NNNNN/<key>.<format>, .txt, .json and NNNNN.parquet",
+        "images": "img2dataset's folder: NNNNN/<key>.<format>, .txt, .json (or these in NNNNN.tar) and NNNNN.parquet",
         "report": "JSON: URLs, successes, failures by cause, bytes, seconds",
     },
     run=run,

@@ -18,18 +18,21 @@ def run(context: StepContext) -> None:
     """Start from the reference; train prompt and, where asked, text tower; write both."""
     settings = context.section("learn_prompt", LearnPromptConfig)
     bundle = load_clip(context.paths["reference"], context.section("model", ModelConfig).architecture)
-    require_prompt(bundle.model, settings.prompt_vectors)
-    generator = torch.Generator().manual_seed(context.seed)
-    prompt = new_prompt(bundle.model, settings.prompt_vectors, settings.prompt_init_std, generator)
+    prompt = None
+    if settings.negative_text.source == "prompt":
+        require_prompt(bundle.model, settings.prompt_vectors)
+        generator = torch.Generator().manual_seed(context.seed)
+        prompt = new_prompt(bundle.model, settings.prompt_vectors, settings.prompt_init_std, generator)
     plan = PhasePlan(
         "learn_prompt",
         settings.training,
         HardestNegative(settings),
-        prompt=prompt,
-        prompt_lr=settings.prompt_lr,
-        prompt_weight_decay=settings.prompt_weight_decay,
+        settings.negative_text,
+        prompt,
+        settings.prompt_lr,
+        settings.prompt_weight_decay,
     )
-    train_checkpoint(context, bundle, [plan], {PROMPT_FILE: {"prompt": prompt}})
+    train_checkpoint(context, bundle, [plan], None if prompt is None else {PROMPT_FILE: {"prompt": prompt}})
 
 
 STEP = Step(

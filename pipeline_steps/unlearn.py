@@ -16,9 +16,9 @@ def run(context: StepContext) -> None:
     """Start from phase 1's model; the prompt is frozen."""
     settings = context.section("unlearn", UnlearnConfig)
     bundle = load_clip(context.paths["learned"], context.section("model", ModelConfig).architecture)
-    prompt = load_prompt(context.paths["learned"])
-    plan = PhasePlan("unlearn", settings.training, Unlearning(settings), prompt=prompt)
-    train_checkpoint(context, bundle, [plan], {PROMPT_FILE: {"prompt": prompt}})
+    prompt = load_prompt(context.paths["learned"], bundle.model) if settings.negative_text.source == "prompt" else None
+    plan = PhasePlan("unlearn", settings.training, Unlearning(settings), settings.negative_text, prompt)
+    train_checkpoint(context, bundle, [plan], None if prompt is None else {PROMPT_FILE: {"prompt": prompt}})
 
 
 STEP = Step(

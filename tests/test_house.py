@@ -109,8 +109,9 @@ def test_every_configuration_key_is_explained() -> None:
         return [key for name, inner in value.items() for key in keys(inner, f"{prefix}.{name}" if prefix else name)]
 
     config = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text(encoding="utf-8"))
-    shared = re.compile(r"^\w+\.(training|forget_set|separation)\.")
-    for key in keys(config):
+    columns = yaml.safe_load((REPOSITORY / "config" / "methods.yaml").read_text(encoding="utf-8"))
+    shared = re.compile(r"^\w+\.(training|forget_set|separation|negative_text)\.")
+    for key in {*keys(config), *(key for column in columns.values() for key in keys(column))}:
         wanted = shared.sub(r"\1.", key)
         assert f"`{wanted}`" in text, f"config/README.md does not explain {wanted}"
 

@@ -10,11 +10,20 @@ ROOT = f"{CFG.results_dir}/{CFG.experiment}"
 CELL = "{method}/seed{seed}"
 EVALUATIONS = ("eval_zeroshot", "eval_probe", "eval_retrieval")
 ROWS = (REFERENCE, *CFG.methods)
+# Where pairs come from, by the option of build_manifest, when they are not downloaded.
+OWN_PAIRS = {
+    option: path
+    for option, path in (("csv", CFG.build_manifest.source_csv), ("shards", CFG.build_manifest.source_shards))
+    if path
+}
 
-# Every job finds the package and the MLflow store, wherever Snakemake runs it.
+# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch N module ...` starts a step in
+# one process, or in N that train together; resources.processes says how many (a profile's set-resources changes it).
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
     f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r}; "
+    'launch() {{ local processes=$1; shift; if [ "$processes" -gt 1 ]; '
+    'then torchrun --standalone --nproc-per-node "$processes" -m "$@"; else python -m "$@"; fi; }}; '
 )
 
 
@@ -50,9 +59,15 @@ def dataset_rows(wildcards):
     return json.dumps({name: table.get(name) for name in CFG.extract_features.datasets}, sort_keys=True)
 
 
+def stage_of(method):
+    """The stage whose checkpoint is evaluated under a method's name; the reference may come from elsewhere."""
+    imported = method == REFERENCE and CFG.import_reference.weights
+    return "import_reference" if imported else METHODS[method].stage
+
+
 def checkpoint_of(wildcards):
     """The checkpoint that is evaluated under a method's name."""
-    return f"{ROOT}/{METHODS[wildcards.method].stage}/{wildcards.method}/seed{wildcards.seed}/checkpoint"
+    return f"{ROOT}/{stage_of(wildcards.method)}/{wildcards.method}/seed{wildcards.seed}/checkpoint"
 
 
 def first_with_prompt_of(method):
@@ -74,9 +89,10 @@ def cells(stage, methods, name):
 
 def trained_by(stage):
     """The methods of this experiment whose checkpoint a stage makes."""
-    return [method for method in ROWS if METHODS[method].stage == stage]
+    return [method for method in ROWS if stage_of(method) == stage]
 
 
+REFERENCE_CHECKPOINT = f"{ROOT}/{stage_of(REFERENCE)}/{REFERENCE}/seed{{seed}}/checkpoint"
 PROMPTED = list(dict.fromkeys(first_with_prompt_of(method) for method in trained_by("unlearn")))
 HISTORIES = [
     *(path for stage in ("train_reference", "train_baseline", "unlearn")
@@ -84,10 +100,12 @@ HISTORIES = [
     *cells("learn_prompt", PROMPTED, "history.parquet"),
 ]
 STAGE_CELLS = {
-    "train_reference": cells("train_reference", [REFERENCE], "checkpoint"),
+    "train_reference": cells("train_reference", trained_by("train_reference"), "checkpoint"),
+    "import_reference": cells("import_reference", trained_by("import_reference"), "checkpoint"),
     "learn_prompt": cells("learn_prompt", PROMPTED, "checkpoint"),
     "unlearn": cells("unlearn", trained_by("unlearn"), "checkpoint"),
     "train_baseline": cells("train_baseline", trained_by("train_baseline"), "checkpoint"),
     "extract_features": cells("extract_features", ROWS, "features.safetensors"),
     **{stage: cells(stage, ROWS, "scores.json") for stage in EVALUATIONS},
+    "export_model": cells("export_model", ROWS, "model"),
 }

@@ -154,6 +154,7 @@ def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
     message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if detail["type"] == "value_error":
         return f"{key}: {message}"
+    message = message.replace("String should match pattern", "text of the form")
     return f"{key} = {detail['input']!r}: allowed is {message}"
 
 
@@ -187,11 +188,17 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
     if features := sections.get("extract_features"):
         problems += _dataset_problems(features, sections)
     download, manifest = sections.get("download_images"), sections.get("build_manifest")
-    if download and manifest and manifest.source_csv and download.url_list:
-        problems.append(
-            "build_manifest.source_csv and download_images.url_list are both set; the pairs come from one of them: "
-            "set the other to null"
-        )
+    if download and manifest:
+        given = {
+            "download_images.url_list": download.url_list,
+            "build_manifest.source_csv": manifest.source_csv,
+            "build_manifest.source_shards": manifest.source_shards,
+        }
+        sources = [key for key, value in given.items() if value]
+        if len(sources) > 1:
+            problems.append(
+                f"{' and '.join(sources)} are set together; the pairs come from one of them: set the others to null"
+            )
     if download and not download.url_list and download.slow_seconds <= download.timeout_seconds:
         problems.append(
             f"download_images.slow_seconds = {download.slow_seconds} is not above download_images.timeout_seconds = "
@@ -219,9 +226,12 @@ def _forget_set_problems(sections: Mapping[str, Any]) -> list[str]:
 def _architecture_problems(path: Path, sections: Mapping[str, Any]) -> list[str]:
     try:
         text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
-        layers, context_length = int(text["layers"]), int(text["context_length"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        # open_clip's defaults; a text tower of Hugging Face tells its layers when it is built.
+        layers, context_length = int(text.get("layers", 12)), int(text.get("context_length", 77))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"model.architecture = {str(path)!r} is not a file of open_clip's form: {error!r}"]
+    if "hf_model_name" in text:
+        return []
     problems = []
     for stage in ("train_reference", "learn_prompt", "unlearn"):
         if stage in sections and sections[stage].training.freeze.text_blocks > layers:

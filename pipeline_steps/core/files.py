@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -27,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     or the quota is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = _partial_name(path)
     try:
         yield partial
         _fsync(partial)
@@ -47,7 +48,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     An older folder at `path` is replaced. Raises PipelineError when the disk or the quota is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    partial = _partial_name(path)
     partial.mkdir()
     try:
         yield partial
@@ -125,6 +126,13 @@ def only_writer(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _partial_name(path: Path) -> Path:
+    """A new temporary name beside `path`. What a killed writer left under such names goes: a path has one writer."""
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}.partial"):
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
 def _explain_full_disk(error: OSError, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import socket
@@ -15,6 +16,16 @@ import psutil
 
 class Terminated(BaseException):
     """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
+
+
+def rank() -> int:
+    """The number of this process among those that torchrun started together; 0 leads, logs and writes."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun started together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from pipeline_steps.core.config import ConfigError, load_config, load_section, r
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import Terminated
-from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
+from pipeline_steps.core.process import Terminated, rank, sigterm_raises
+from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprint_of, tracked_run
 
 Section = TypeVar("Section")
 SHARED = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
@@ -61,7 +61,7 @@ class Step:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
         arguments = self._parser().parse_args(argv)
-        log = _logger(self.name, arguments.log)
+        log = _logger(self.name, arguments.log_file)
         try:
             self._run(arguments, log)
         except PipelineError as error:
@@ -95,7 +95,7 @@ class Step:
         )  # fmt: skip
         parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
         parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the libraries' choice")
-        parser.add_argument("--log", type=Path, help="also write the log to this file")
+        parser.add_argument("--log-file", type=Path, help="also write the log to this file")
         return parser
 
     def _run(self, arguments: argparse.Namespace, log: logging.Logger) -> None:
@@ -115,14 +115,20 @@ class Step:
                 f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first."
             )
         identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
+        settings, given_inputs = _only(raw, self.sections), [name for name in self.inputs if name in paths]
         with ExitStack() as stack:
             output = next(paths[name] for name in self.outputs)
-            stack.enter_context(only_writer(output))
-            given_inputs = [name for name in self.inputs if name in paths]
+            if rank() == 0:
+                stack.enter_context(only_writer(output))
             hashes = {name: sha256_of(paths[name], self.reads.get(name, ["**/*"])) for name in given_inputs}
-            run = stack.enter_context(tracked_run(identity, _only(raw, self.sections), hashes, output))
-            context = StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log)
-            self.run(context)
+            if rank() == 0:
+                run = stack.enter_context(tracked_run(identity, settings, hashes, output))
+            else:
+                stack.enter_context(sigterm_raises())
+                run = SilentRun(fingerprint_of(settings, hashes))
+            self.run(StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log))
+            if rank() > 0:
+                return
             run.set_tags({f"output.{name}": str(paths[name]) for name in self.outputs if name in paths})
             files = {name: paths[name] for name in self.outputs if name in paths and _hashable(paths[name])}
             run.set_tags({f"output.{name}.sha256": sha256_of(path) for name, path in files.items()})
@@ -160,11 +166,11 @@ def _only(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
 
 def _logger(name: str, path: Path | None) -> logging.Logger:
     log = logging.getLogger("pipeline_steps")
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.INFO if rank() == 0 else logging.WARNING)
     log.propagate = False
     log.handlers.clear()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if path is not None:
+    if path is not None and rank() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
     for handler in handlers:

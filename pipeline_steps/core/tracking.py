@@ -98,6 +98,33 @@ class Run:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+class SilentRun(Run):
+    """The run of a process that does not lead: the same fingerprint, and nothing is sent."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Nothing."""
+
+    def log_scores(self, scores: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def log_file(self, path: Path, folder: str | None = None) -> None:
+        """Nothing."""
+
+    def log_text(self, text: str, name: str) -> None:
+        """Nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Nothing."""
+
+
+def fingerprint_of(settings: Mapping[str, Any], input_hashes: Mapping[str, str]) -> str:
+    """A sha256 over a step's settings and the hashes of its inputs."""
+    return hashlib.sha256(json.dumps([settings, dict(input_hashes)], sort_keys=True).encode()).hexdigest()
+
+
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or SQLite under results/."""
     return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
@@ -115,7 +142,7 @@ def tracked_run(
     """
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a store's error is told in one line here
     uri = tracking_uri()
-    fingerprint = hashlib.sha256(json.dumps([settings, dict(input_hashes)], sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(settings, input_hashes)
     tags = identity.tags() | process_tags() | {f"input.{name}.sha256": value for name, value in input_hashes.items()}
     tags |= {"fingerprint": fingerprint, "current": "false", "output": str(output.absolute())}
     with sigterm_raises():

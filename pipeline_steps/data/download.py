@@ -22,12 +22,13 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_file
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.progress import progress_bar
+from pipeline_steps.data.shards import SHARD_ENDING, is_whole_tar
 from pipeline_steps.data.url_source import UrlSource
 
 _QUALITY = {"jpg": 95, "webp": 95, "png": 6}
 _KEY_SETTINGS = (
     "image_size", "resize_mode", "encode_format", "min_image_size", "max_image_pixels", "timeout_seconds", "retries",
-    "samples_per_shard",
+    "samples_per_shard", "output_format",
 )  # fmt: skip
 _ADDED_PATIENCE_SECONDS = 300.0
 
@@ -46,6 +47,7 @@ class Workplace:
         self.urls = self.top / key / "urls.parquet"
         self.shards = self.top / key / "shards"
         self.log = self.top / key / "img2dataset.log"
+        self.shards_are_tars = settings.output_format == "webdataset"
 
     def finished_shards(self) -> list[Path]:
         """The statistics files that img2dataset writes last for every shard."""
@@ -54,7 +56,7 @@ class Workplace:
     def forget_shards(self, min_success_fraction: float) -> None:
         """Mark damaged shards and those with fewer successes as not finished, so that the next run fetches them."""
         for path in self.finished_shards():
-            stats = _statistics(path)
+            stats = _statistics(path, self.shards_are_tars)
             if stats is None or stats["successes"] < min_success_fraction * stats["count"]:
                 path.unlink()
 
@@ -117,15 +119,15 @@ def watch(process: subprocess.Popen[bytes], work: Workplace, rows: int, longest_
     Raises PipelineError when nothing has arrived for so long that img2dataset must be waiting for a worker that
     was killed, which it would do for ever.
     """
-    progress, last_news = _Progress(work), time.monotonic()
+    progress, last_news, size = _Progress(work), time.monotonic(), 0
     with progress_bar(rows, "download_images", "picture") as bar:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.5)
-            done = progress.count()
-            if done != bar.n:
+            done, grown = progress.count(), progress.tar_bytes()
+            if done != bar.n or grown != size:
                 bar.update(done - bar.n)
-                last_news = time.monotonic()
+                last_news, size = time.monotonic(), grown
             if time.monotonic() - last_news > longest_silence_seconds:
                 raise PipelineError(
                     f"img2dataset has got nothing for {longest_silence_seconds:.0f} s: a worker was probably killed, "
@@ -135,7 +137,7 @@ def watch(process: subprocess.Popen[bytes], work: Workplace, rows: int, longest_
 
 
 class _Progress:
-    """Counts URLs: all of finished shards, and the pictures there so far of the others."""
+    """Counts URLs: all of finished shards, and the pictures there so far of the others where they are files."""
 
     def __init__(self, work: Workplace) -> None:
         self._work = work
@@ -144,9 +146,13 @@ class _Progress:
     def count(self) -> int:
         for path in self._work.finished_shards():
             name = path.name.removesuffix("_stats.json")
-            if name not in self._finished and (stats := _statistics(path)):
+            if name not in self._finished and (stats := _statistics(path, self._work.shards_are_tars)):
                 self._finished[name] = stats["count"]
         return sum(self._finished.values()) + sum(self._pictures(shard) for shard in self._open_shards())
+
+    def tar_bytes(self) -> int:
+        """Bytes of all tar shards, whose growth shows that pictures arrive."""
+        return sum(path.stat().st_size for path in self._work.shards.glob(f"*{SHARD_ENDING}"))
 
     def _open_shards(self) -> list[Path]:
         shards = [path for path in self._work.shards.glob("[0-9]*") if path.suffix == "" and path.is_dir()]
@@ -157,11 +163,14 @@ class _Progress:
             return sum(entry.name.endswith(".json") for entry in entries)
 
 
-def _statistics(path: Path) -> dict[str, int] | None:
-    """img2dataset's count and successes of one shard; None where they, or the shard's table, are not whole."""
+def _statistics(path: Path, shard_is_tar: bool) -> dict[str, int] | None:
+    """img2dataset's count and successes of one shard; None where they, the shard's table or its tar are not whole."""
+    name = path.name.removesuffix("_stats.json")
     try:
         stats = json.loads(path.read_text(encoding="utf-8"))
-        pq.read_metadata(path.with_name(path.name.replace("_stats.json", ".parquet")))
+        pq.read_metadata(path.with_name(f"{name}.parquet"))
+        if shard_is_tar and not is_whole_tar(path.with_name(f"{name}{SHARD_ENDING}")):
+            return None
         return {"count": int(stats["count"]), "successes": int(stats["successes"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -170,7 +179,7 @@ def _statistics(path: Path) -> dict[str, int] | None:
 def _arguments(settings: DownloadImagesConfig, work: Workplace) -> dict[str, Any]:
     return {
         "url_list": str(work.urls), "input_format": "parquet", "url_col": "url", "caption_col": "caption",
-        "output_folder": str(work.shards), "output_format": "files", "incremental_mode": "incremental",
+        "output_folder": str(work.shards), "output_format": settings.output_format, "incremental_mode": "incremental",
         "image_size": settings.image_size, "resize_mode": settings.resize_mode, "skip_reencode": True,
         "encode_format": settings.encode_format, "encode_quality": _QUALITY[settings.encode_format],
         "min_image_size": settings.min_image_size, "max_image_area": settings.max_image_pixels,

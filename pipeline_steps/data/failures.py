@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.data.shards import picture_sizes, shard_tables
+from pipeline_steps.data.shards import SHARD_ENDING, picture_sizes, shard_tables
 
 CAUSES = ("not_found", "server_error", "timed_out", "truncated", "not_an_image", "too_small", "too_large")
 OTHER_MESSAGES_NAMED = 20
@@ -68,10 +68,15 @@ def classify(message: str) -> str:
 
 
 def read_outcome(shards: Path, *, asked: int, refused_urls: int) -> Outcome:
-    """Count the rows of img2dataset's folder `shards`, for `asked` URLs and `refused_urls` more that were not asked."""
+    """Count the rows of img2dataset's folder `shards`, for `asked` URLs and `refused_urls` more that were not asked.
+
+    `bytes` are those of the pictures; of tar shards they are those of the whole tars, captions and headers included.
+    """
     counts, other, succeeded, size = Counter(dict.fromkeys(CAUSES, 0)), Counter[str](), 0, 0
     for name, table in shard_tables(shards, ["key", "status", "error_message"]):
         sizes = picture_sizes(shards / name)
+        tar = shards / f"{name}{SHARD_ENDING}"
+        size += tar.stat().st_size if tar.is_file() else 0
         for row in table.to_pylist():
             if row["status"] == "success":
                 succeeded += 1

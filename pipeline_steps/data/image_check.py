@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -13,15 +13,14 @@ from typing import Literal, get_args
 import joblib
 from PIL import Image, UnidentifiedImageError
 
+from pipeline_steps.data.pictures import FORMATS
 from pipeline_steps.data.progress import progress_bar
 
 BadCause = Literal["missing", "undecodable", "too_large"]
 BAD_CAUSES: tuple[BadCause, ...] = get_args(BadCause)
-# Formats that Pillow decodes itself; its EPS reader, for one, would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+CHUNK = 250
 _LARGEST_PIXEL_BYTES = 8
 _METADATA_BYTES = 16 * 2**20
-_CHUNK = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +41,40 @@ class BadPicture:
 
 
 def check_pictures(
-    root: Path, image_paths: Sequence[str], *, max_image_pixels: int, processes: int
-) -> dict[str, Picture | BadPicture]:
-    """Check each picture `root / path`; the keys are the paths. `processes` = 0 takes all CPUs of this job."""
-    chunks = [list(image_paths[start : start + _CHUNK]) for start in range(0, len(image_paths), _CHUNK)]
-    workers = min(processes or joblib.cpu_count(), len(chunks) // 4 + 1)
+    root: Path, chunks: Iterable[Sequence[str]], *, total: int, max_image_pixels: int, processes: int
+) -> Iterator[tuple[str, Picture | BadPicture]]:
+    """Check each picture `root / path` of the `total` in `chunks` (of about CHUNK paths), in their order.
+
+    `processes` = 0 takes all CPUs of this job. Chunks are taken as they are needed, so their number is no matter.
+    """
+    workers = min(processes or joblib.cpu_count(), total // CHUNK // 4 + 1)
     jobs = (joblib.delayed(_check_chunk)(root, chunk, max_image_pixels) for chunk in chunks)
-    found: dict[str, Picture | BadPicture] = {}
-    with progress_bar(len(image_paths), "build_manifest", "picture") as bar:
-        for chunk, answers in zip(chunks, joblib.Parallel(workers, return_as="generator")(jobs), strict=True):
-            found.update(zip(chunk, answers, strict=True))
-            bar.update(len(chunk))
-    return found
+    with progress_bar(total, "build_manifest", "picture") as bar:
+        for answers in joblib.Parallel(workers, return_as="generator")(jobs):
+            yield from answers
+            bar.update(len(answers))
 
 
 def check_picture(path: Path, max_image_pixels: int) -> Picture | BadPicture:
     """Read one file once, look at its size before decoding, decode all of it.
 
-    A file with more bytes than the largest picture allowed can have is too large, unread. Above Pillow's own
-    ceiling (about 179 million pixels) a picture is too large whatever `max_image_pixels` says.
+    A file with more bytes than the largest picture allowed can have is too large, unread.
     """
     try:
         if not path.is_file():
             return BadPicture("missing", "not a regular file" if os.path.lexists(path) else "no such file")
-        if path.stat().st_size > max_image_pixels * _LARGEST_PIXEL_BYTES + _METADATA_BYTES:
-            return BadPicture("too_large", f"{path.stat().st_size} bytes")
-        content = path.read_bytes()
+        size = path.stat().st_size
+        return check_bytes(path.read_bytes(), max_image_pixels) if fits(size, max_image_pixels) else oversized(size)
+    except (OSError, ValueError) as error:
+        return BadPicture("undecodable", f"{type(error).__name__}: {error}")
+
+
+def check_bytes(content: bytes, max_image_pixels: int) -> Picture | BadPicture:
+    """A picture by its bytes, all of it decoded.
+
+    Above Pillow's own ceiling (about 179 million pixels) a picture is too large whatever `max_image_pixels` says.
+    """
+    try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_image_pixels:
@@ -82,5 +89,15 @@ def check_picture(path: Path, max_image_pixels: int) -> Picture | BadPicture:
     return Picture(hashlib.sha256(content).hexdigest(), width, height)
 
 
-def _check_chunk(root: Path, paths: Sequence[str], max_image_pixels: int) -> list[Picture | BadPicture]:
-    return [check_picture(root / path, max_image_pixels) for path in paths]
+def fits(size: int, max_image_pixels: int) -> bool:
+    """Whether a picture of `max_image_pixels` pixels can have so many bytes."""
+    return size <= max_image_pixels * _LARGEST_PIXEL_BYTES + _METADATA_BYTES
+
+
+def oversized(size: int) -> BadPicture:
+    """What is said of a picture whose bytes do not fit."""
+    return BadPicture("too_large", f"{size} bytes")
+
+
+def _check_chunk(root: Path, paths: Sequence[str], limit: int) -> list[tuple[str, Picture | BadPicture]]:
+    return [(path, check_picture(root / path, limit)) for path in paths]

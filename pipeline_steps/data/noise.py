@@ -1,29 +1,37 @@
-"""Noisy correspondence on purpose: a seeded share of captions shuffled among their own pairs."""
+"""Noisy correspondence on purpose: a seeded share of captions shuffled among their own pairs, in SQL."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from duckdb import DuckDBPyConnection
+
+from pipeline_steps.core.schema import NoiseConfig
+from pipeline_steps.data.database import scalar
+
+_CHOSEN = """
+CREATE TABLE chosen AS
+SELECT row, text, digest(concat('place', chr(10), $seed, chr(10), id)) AS own
+FROM kept WHERE is_training ORDER BY digest(concat('pair', chr(10), $seed, chr(10), id)) LIMIT $count
+"""
+# Equal texts side by side, then a rotation by the size of the largest block, carries each caption out of its block.
+_PLACED = "CREATE TABLE placed AS SELECT row, text, row_number() OVER (ORDER BY text, own) - 1 AS place FROM chosen"
+_SWAPS = """
+CREATE TABLE swaps AS
+SELECT receiver.row AS row, donor.row AS donor, receiver.text <> donor.text AS is_noisy
+FROM placed AS receiver JOIN placed AS donor ON donor.place = (receiver.place + $shift) % $count
+"""
 
 
-def shuffled_captions(ids: Sequence[str], captions: Sequence[str], *, fraction: float, seed: int) -> list[str]:
-    """The captions (N,) after round(fraction * N) of them, chosen by seed, have changed places among themselves.
+def shuffle_captions(database: DuckDBPyConnection, noise: NoiseConfig) -> int:
+    """Make the table `swaps`: row, the row `donor` whose caption it gets, and whether that is another text.
 
-    Every chosen pair gets a caption with another text than its own, unless one text is more than half of what is
-    chosen (or only one pair is): then as many as possible do. `fraction` is in [0, 1]; `ids` are unique. What is
-    chosen and what it gets depends on seed and ids alone, by hashes, so another pair more or less moves few others.
+    round(fraction * N) of the N training pairs in `kept`, chosen by seed, change their captions among themselves;
+    returns how many. Every chosen pair gets a caption with another text than its own, unless one text is more than
+    half of what is chosen (or only one pair is): then as many as possible do. What is chosen and what it gets depends
+    on seed and ids alone, by hashes, so another pair more or less moves few others.
     """
-    ranked = sorted(range(len(ids)), key=lambda row: _rank(seed, "pair", ids[row]))
-    chosen = ranked[: round(fraction * len(ids))]
-    # Equal texts side by side, then a rotation by the size of the largest block, carries each caption out of its block.
-    chosen.sort(key=lambda row: (_rank(seed, "text", captions[row]), _rank(seed, "place", ids[row])))
-    shift = max(Counter(captions[row] for row in chosen).values(), default=0)
-    after = list(captions)
-    for place, row in enumerate(chosen):
-        after[row] = captions[chosen[(place + shift) % len(chosen)]]
-    return after
-
-
-def _rank(seed: int, purpose: str, text: str) -> bytes:
-    return hashlib.sha256(f"{purpose}\n{seed}\n{text}".encode()).digest()
+    count = round(noise.fraction * scalar(database, "SELECT count(*) FROM kept WHERE is_training"))
+    database.execute(_CHOSEN, {"seed": noise.seed, "count": count})
+    database.execute(_PLACED)
+    shift = scalar(database, "SELECT max(size) FROM (SELECT count(*) AS size FROM placed GROUP BY text)")
+    database.execute(_SWAPS, {"shift": shift, "count": max(1, count)})
+    return count

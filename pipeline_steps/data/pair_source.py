@@ -1,28 +1,46 @@
-"""Where pairs come from: a downloaded folder, or the user's own CSV; every path stays below its root."""
+"""Where pairs come from: a download, webdataset shards, or the user's own CSV; every path stays below its root."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+import pyarrow as pa
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import BuildManifestConfig
-from pipeline_steps.data.shards import picture_sizes, shard_tables
-from pipeline_steps.data.tables import read_text_columns
+from pipeline_steps.data.containment import Containment
+from pipeline_steps.data.shards import SHARD_ENDING, finished_shards, picture_sizes, shard_tables
+from pipeline_steps.data.tables import text_batches
 
-_REFUSED_NAMED = 10
+FILE_COLUMNS = ("image_path", "caption")
 
 
 @dataclass(frozen=True)
-class PairSource:
-    """Row i is the picture `root / image_paths[i]` with `captions[i]`; the paths are POSIX and stay below `root`."""
+class FilePairs:
+    """Pairs whose pictures are files: `batches`, read once, have the columns image_path (POSIX, below `root`) and
+    caption. They raise PipelineError for what they cannot read and, at their end, for paths that lead outside.
+    """
 
     root: Path
-    image_paths: list[str]
-    captions: list[str]
+    batches: Iterable[pa.RecordBatch]
+
+
+@dataclass(frozen=True)
+class ShardPairs:
+    """Pairs in tar shards of webdataset's form: `shards` are files below `root`, in order.
+
+    A caption is in <key>.txt, else in the field `caption_field` of <key>.json.
+    """
+
+    root: Path
+    shards: tuple[str, ...]
+    caption_field: str
+
+
+PairSource = FilePairs | ShardPairs
 
 
 def downloaded_pairs(images: Path) -> PairSource:
@@ -30,69 +48,73 @@ def downloaded_pairs(images: Path) -> PairSource:
 
     Raises PipelineError for another kind of folder.
     """
-    found: list[tuple[str, str]] = []
-    shards = 0
-    for shard, table in shard_tables(images, ["key", "caption", "status"]):
-        shards += 1
-        names = picture_sizes(images / shard)
-        suffixes = Counter(Path(name).suffix for name, _ in names.values()).most_common(1)
-        for row in sorted(table.to_pylist(), key=lambda row: str(row["key"])):
-            if row["status"] == "success":
-                suffix = (
-                    Path(names[row["key"]][0]).suffix if row["key"] in names else suffixes[0][0] if suffixes else ""
-                )
-                found.append((f"{shard}/{row['key']}{suffix}", row["caption"] or ""))
-    if not shards:
+    names = finished_shards(images)
+    if not names:
         raise PipelineError(
             f"{images} holds no finished shard of img2dataset (NNNNN.parquet with NNNNN_stats.json); run the stage "
-            "download_images, or give your own pairs with build_manifest.source_csv"
+            "download_images, or give your own pairs with build_manifest.source_csv or source_shards"
         )
-    return PairSource(images, contained(images, [path for path, _ in found]), [caption for _, caption in found])
+    tars = [f"{name}{SHARD_ENDING}" for name in names if (images / f"{name}{SHARD_ENDING}").is_file()]
+    if tars:
+        return _shard_pairs(images, tars, "caption")
+    return FilePairs(images, _contained(images, _downloaded(images)))
 
 
-def csv_pairs(path: Path, settings: BuildManifestConfig) -> PairSource:
+def csv_pairs(path: Path, settings: BuildManifestConfig) -> FilePairs:
     """The rows of the user's own CSV (or TSV, or parquet), in its order.
 
-    Raises PipelineError for missing columns and for paths that leave the root.
+    Raises PipelineError, when the batches are read, for missing columns and for paths that leave the root.
     """
     columns = {
         "build_manifest.image_column": settings.image_column,
         "build_manifest.caption_column": settings.caption_column,
     }
-    images, captions = read_text_columns(path, columns).columns
     root = path.parent if settings.image_root is None else Path(settings.image_root)
     if not root.is_dir():
         raise PipelineError(
             f"build_manifest.image_root = {str(root)!r} is not a folder; give the one that the paths start from"
         )
-    return PairSource(root, contained(root, images.to_pylist()), captions.to_pylist())
+    batches = (pa.RecordBatch.from_arrays(batch.columns, FILE_COLUMNS) for batch in text_batches(path, columns))
+    return FilePairs(root, _contained(root, batches))
 
 
-def contained(root: Path, paths: Sequence[str]) -> list[str]:
-    """The paths relative to `root`, POSIX, without `.` and `..`.
+def shard_pairs(folder: Path, settings: BuildManifestConfig) -> ShardPairs:
+    """The pairs of published shards: every *.tar in `folder`, sorted by name.
 
-    Raises PipelineError naming the rows whose path is empty or leads outside: absolute elsewhere, by `..`, or through
-    a symbolic link. A missing file is no matter here.
+    Raises PipelineError when there is none, and when one is a link that leads out of the folder.
     """
-    real_root, known = os.path.realpath(root), dict[str, str | None]()
-    for path in paths:
-        if path not in known:
-            known[path] = _inside(real_root, path)
-    refused = [f"row {row}: {path!r}" for row, path in enumerate(paths, 1) if known[path] is None]
-    if refused:
-        more = f" and {len(refused) - _REFUSED_NAMED} more" if len(refused) > _REFUSED_NAMED else ""
+    names = sorted(path.name for path in folder.glob(f"*{SHARD_ENDING}")) if folder.is_dir() else []
+    if not names:
         raise PipelineError(
-            f"{len(refused)} of {len(paths)} rows have an image path that leads outside the root {root} (or none): "
-            f"{'; '.join(refused[:_REFUSED_NAMED])}{more}. Set build_manifest.image_root to the folder that holds all "
-            "pictures, and write paths that start from it; links to pictures elsewhere are not followed."
+            f"build_manifest.source_shards: {folder} is no folder with webdataset shards (*{SHARD_ENDING}, not "
+            "compressed); give the folder that holds them"
         )
-    return [inside for path in paths if (inside := known[path]) is not None]
+    return _shard_pairs(folder, names, settings.caption_column)
 
 
-def _inside(real_root: str, path: str) -> str | None:
-    if not path or "\0" in path:
-        return None
-    real = os.path.realpath(os.path.join(real_root, path))  # noqa: PTH118 - Path is far slower over millions of rows
-    if not real.startswith(real_root.rstrip("/") + "/"):
-        return None
-    return PurePosixPath(real).relative_to(real_root).as_posix()
+def _shard_pairs(folder: Path, names: list[str], caption_field: str) -> ShardPairs:
+    check = Containment(folder)
+    shards = check.inside(names)
+    check.refuse_strays()
+    return ShardPairs(folder, tuple(shard for shard in shards if shard is not None), caption_field)
+
+
+def _downloaded(images: Path) -> Iterator[pa.RecordBatch]:
+    for shard, table in shard_tables(images, ["key", "caption", "status"]):
+        names = picture_sizes(images / shard)
+        suffixes = Counter(Path(name).suffix for name, _ in names.values()).most_common(1)
+        usual = suffixes[0][0] if suffixes else ""
+        rows = [row for row in table.to_pylist() if row["status"] == "success"]
+        rows.sort(key=lambda row: str(row["key"]))
+        found = [names[row["key"]][0] if row["key"] in names else f"{row['key']}{usual}" for row in rows]
+        captions = pa.array([row["caption"] or "" for row in rows], pa.string())
+        paths = pa.array([f"{shard}/{name}" for name in found], pa.string())
+        yield pa.RecordBatch.from_arrays([paths, captions], FILE_COLUMNS)
+
+
+def _contained(root: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    check = Containment(root)
+    for batch in batches:
+        paths = pa.array(check.inside(batch.column("image_path").to_pylist()), pa.string())
+        yield batch.set_column(0, FILE_COLUMNS[0], paths).filter(paths.is_valid())
+    check.refuse_strays()

@@ -4,103 +4,124 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.pictures import PictureReader
 
-Batch = tuple[Tensor, Tensor, Tensor]
+
+@dataclass(frozen=True)
+class Batch:
+    """N pairs: rows of the data set (N,), images (N, C, H, W), token ids of the captions (N, L), and those of the
+    texts that become hardest negatives where the data set makes them.
+    """
+
+    rows: Tensor
+    images: Tensor
+    tokens: Tensor
+    negative_tokens: Tensor | None = None
+
+    def chunks(self, size: int | None) -> list[Batch]:
+        """The batch in its order in parts of at most `size` pairs; whole without a size."""
+        if size is None or size >= len(self.rows):
+            return [self]
+        return [self._slice(slice(start, start + size)) for start in range(0, len(self.rows), size)]
+
+    def pin_memory(self) -> Batch:
+        """A copy in page-locked memory; the data loader calls this."""
+        negative = None if self.negative_tokens is None else self.negative_tokens.pin_memory()
+        return Batch(self.rows, self.images.pin_memory(), self.tokens.pin_memory(), negative)
+
+    def _slice(self, part: slice) -> Batch:
+        negative = None if self.negative_tokens is None else self.negative_tokens[part]
+        return Batch(self.rows[part], self.images[part], self.tokens[part], negative)
 
 
-class PairDataset(Dataset[tuple[int, Tensor, Tensor]]):
-    """Row i as (i, image (C, H, W), token ids (L,)), of a table with the columns image_path and caption.
+class PairDataset(Dataset[tuple[Any, ...]]):
+    """Row i as (i, image (C, H, W), token ids (L,), token ids of its negative text or None).
 
-    The random part of `transform` is seeded by (seed, epoch, row), so it does not depend on batch size, workers or
-    order. Raises PipelineError naming the picture when one is missing or damaged since the manifest was built.
+    `pairs` has the columns image_path, image_offset, image_bytes and caption. `negative_text(row, epoch)` gives the
+    text that becomes a hardest negative. The random part of `transform` is seeded by (seed, epoch, row), so it does
+    not depend on batch size, workers or order. Raises PipelineError naming the picture when one is missing or damaged
+    since the manifest was built.
     """
 
     def __init__(
         self,
         pairs: pa.Table,
-        image_root: Path,
+        pictures: PictureReader,
         transform: Callable[[Image.Image], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
         seed: int,
+        negative_text: Callable[[int, int], str] | None = None,
     ) -> None:
-        self._paths = pairs["image_path"].combine_chunks()
-        self._captions = pairs["caption"].combine_chunks()
-        self._root = image_root
+        self._places = [pairs[name] for name in ("image_path", "image_offset", "image_bytes")]
+        self._captions = pairs["caption"]
+        self._pictures = pictures
         self._transform = transform
         self._tokenizer = tokenizer
         self._seed = seed
+        self._negative_text = negative_text
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._captions)
 
-    def __getitem__(self, row: int) -> tuple[int, Tensor, Tensor]:
-        image = read_image(self._root / self._paths[row].as_py())
+    def __getitem__(self, row: int) -> tuple[int, Tensor, Tensor, Tensor | None]:
+        image = self._pictures.read(*(column[row].as_py() for column in self._places))
         with seeded(mixed_seed(self._seed, self.epoch, row)):
             pixels = self._transform(image)
-        return row, pixels, self._tokenizer([self._captions[row].as_py()])[0]
+        caption = self._captions[row].as_py()
+        tokens = self._tokenizer([caption])[0]
+        if self._negative_text is None:
+            return row, pixels, tokens, None
+        negative = self._negative_text(row, self.epoch)
+        return row, pixels, tokens, tokens if negative == caption else self._tokenizer([negative])[0]
 
 
 class EpochBatches(BatchSampler):
-    """Full batches of row numbers, shuffled by (seed, epoch); every pair at most once an epoch, the rest left out."""
+    """Row numbers of one process's share of every batch, shuffled by (seed, epoch).
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    Batches are full; every pair comes at most once an epoch, the rest is left out. `share` is this process's part of
+    a batch; `first` is the batch to begin with after a resume. With `reshuffle` false every epoch has the first one's
+    order (as in the official code).
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, *, share: slice | None = None, reshuffle: bool = True
+    ) -> None:
         if batch_size > size:
             raise PipelineError(
                 f"training.batch_size = {batch_size} is larger than the {size} training pairs; "
                 f"allowed: at most {size}. Lower batch_size, or add pairs."
             )
-        self._size, self._batch_size, self._seed = size, batch_size, seed
-        self.epoch = 0
+        self._size, self._batch_size, self._seed, self._reshuffle = size, batch_size, seed, reshuffle
+        self._share = share or slice(0, batch_size)
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return self._size // self._batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self._seed, self.epoch))
-        order = torch.randperm(self._size, generator=generator).tolist()
-        for start in range(0, len(self) * self._batch_size, self._batch_size):
-            yield order[start : start + self._batch_size]
+        generator = torch.Generator().manual_seed(mixed_seed(self._seed, self.epoch if self._reshuffle else 0))
+        order = torch.randperm(self._size, generator=generator)
+        for number in range(self.first, len(self)):
+            start = number * self._batch_size
+            yield order[start + self._share.start : start + self._share.stop].tolist()
 
 
 def pair_loader(dataset: PairDataset, batches: EpochBatches, workers: int) -> DataLoader[Any]:
-    """Batches as (rows (N,), images (N, C, H, W), tokens (N, L))."""
+    """The batches, each as a Batch, read by so many processes."""
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=_collate
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=collate
     )
-
-
-def read_image(path: Path) -> Image.Image:
-    """The picture as RGB, transparency on white. Raises PipelineError naming the file when it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return to_rgb(image)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise PipelineError(
-            f"the picture {path} cannot be read ({error}). It was whole when the manifest was built: "
-            "restore it, or run the stage build_manifest again to leave it out."
-        ) from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with transparency flattened on white."""
-    if image.mode == "RGB":
-        return image
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 @contextmanager
@@ -126,6 +147,8 @@ def mixed_seed(*parts: int) -> int:
     return (state ^ (state >> 29)) >> 1
 
 
-def _collate(items: list[tuple[int, Tensor, Tensor]]) -> Batch:
-    rows, images, tokens = zip(*items, strict=True)
-    return torch.tensor(rows), torch.stack(images), torch.stack(tokens)
+def collate(items: list[tuple[int, Tensor, Tensor, Tensor | None]]) -> Batch:
+    """Rows of a PairDataset as one Batch."""
+    rows, images, tokens, negatives = zip(*items, strict=True)
+    made = None if negatives[0] is None else torch.stack(negatives)
+    return Batch(torch.tensor(rows), torch.stack(images), torch.stack(tokens), made)

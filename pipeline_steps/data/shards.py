@@ -1,4 +1,7 @@
-"""img2dataset's folder of its output format "files": NNNNN.parquet about NNNNN/<key>.<jpg|png|webp>, .txt, .json."""
+"""img2dataset's folder: NNNNN.parquet and NNNNN_stats.json of every shard, beside the pictures of its output format.
+
+"files": NNNNN/<key>.<jpg|png|webp>, .txt, .json. "webdataset": the same members in NNNNN.tar.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,17 @@ import pyarrow.parquet as pq
 from pipeline_steps.core.errors import PipelineError
 
 PICTURE_SUFFIXES = (".jpg", ".png", ".webp")
+SHARD_ENDING = ".tar"
+_END_OF_TAR = 1024
+
+
+def finished_shards(folder: Path) -> list[str]:
+    """The names of the shards that have their table and their statistics, sorted."""
+    return sorted(
+        path.stem
+        for path in folder.glob("*.parquet")
+        if path.stem.isdecimal() and (folder / f"{path.stem}_stats.json").is_file()
+    )
 
 
 def shard_tables(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -19,14 +33,12 @@ def shard_tables(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa
 
     Raises PipelineError when a shard's table lacks a column.
     """
-    for path in sorted(folder.glob("*.parquet")):
-        if path.stem.isdecimal() and (folder / f"{path.stem}_stats.json").is_file():
-            missing = sorted(set(columns) - set(pq.read_schema(path).names))
-            if missing:
-                raise PipelineError(
-                    f"{path} has no column {', '.join(missing)}; make it with the stage download_images"
-                )
-            yield path.stem, pq.read_table(path, columns=list(columns))
+    for name in finished_shards(folder):
+        path = folder / f"{name}.parquet"
+        missing = sorted(set(columns) - set(pq.read_schema(path).names))
+        if missing:
+            raise PipelineError(f"{path} has no column {', '.join(missing)}; make it with the stage download_images")
+        yield name, pq.read_table(path, columns=list(columns))
 
 
 def picture_sizes(shard: Path) -> dict[str, tuple[str, int]]:
@@ -36,3 +48,14 @@ def picture_sizes(shard: Path) -> dict[str, tuple[str, int]]:
     with os.scandir(shard) as entries:
         pictures = [entry for entry in entries if entry.name.endswith(PICTURE_SUFFIXES)]
         return {Path(entry.name).stem: (entry.name, entry.stat().st_size) for entry in pictures}
+
+
+def is_whole_tar(path: Path) -> bool:
+    """Whether a file ends as a tar does, with two blocks of zeros: one that was cut short does not."""
+    try:
+        with path.open("rb") as stream:
+            return stream.seek(0, os.SEEK_END) >= _END_OF_TAR and not any(
+                os.pread(stream.fileno(), _END_OF_TAR, stream.tell() - _END_OF_TAR)
+            )
+    except OSError:
+        return False

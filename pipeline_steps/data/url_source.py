@@ -19,6 +19,7 @@ from pipeline_steps.data.tables import read_text_columns
 
 _GUESSED_BYTES = 100_000
 _BLOCKS_BYTES = 3 * 4096
+_ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _listed(path: Path, settings: DownloadImagesConfig) -> UrlSource:
         "download_images.url_column": settings.url_column,
         "download_images.caption_column": settings.caption_column,
     }
-    table = read_text_columns(path, names).rename_columns(["url", "caption"])
+    table = read_text_columns(path, names, settings.url_list_columns).rename_columns(["url", "caption"])
     if table.num_rows == 0:
         raise PipelineError(f"{path} (download_images.url_list) has no rows; give a list with at least one URL")
     web = table.filter(pc.match_substring_regex(table["url"], r"^(?i:https?)://"))
@@ -69,7 +70,8 @@ def _listed(path: Path, settings: DownloadImagesConfig) -> UrlSource:
             f"{path} has no http(s) URL in the column {settings.url_column!r}; its first value is "
             f"{table['url'][0].as_py()[:80]!r}. Check download_images.url_column."
         )
-    content = _digest(f"{url}\n{caption}" for url, caption in zip(*web.to_pydict().values(), strict=True))
+    parts = (batch.to_pydict().values() for batch in web.to_batches(max_chunksize=_ROWS_AT_ONCE))
+    content = _digest(f"{url}\n{caption}" for part in parts for url, caption in zip(*part, strict=True))
     picture = _GUESSED_BYTES if settings.resize_mode == "no" else settings.image_size**2
     return UrlSource(web, table.num_rows - web.num_rows, content, picture + _BLOCKS_BYTES)
 

@@ -17,7 +17,7 @@ from pipeline_steps.core.config import ConfigError, load_section, read_yaml
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import DatasetRow
 from pipeline_steps.data.embedded import caption_of
-from pipeline_steps.data.pairs import to_rgb
+from pipeline_steps.data.pictures import to_rgb
 
 
 @dataclass(frozen=True)

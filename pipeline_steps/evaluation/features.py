@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -16,8 +15,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pipeline_steps.core.schema import DatasetRow
-from pipeline_steps.data.manifest import TRAINING_COLUMNS, image_root, read_manifest
-from pipeline_steps.data.pairs import read_image
+from pipeline_steps.data.manifest import TRAINING_COLUMNS, image_root, validation_rows
+from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.evaluation.datasets import EvaluationSplit, class_prompts, read_split
 from pipeline_steps.models.clip import ClipBundle
 
@@ -83,10 +82,13 @@ def dataset_features(encoder: Encoder, name: str, row: DatasetRow) -> tuple[Arra
 
 def validation_features(encoder: Encoder, pairs: Path) -> Arrays:
     """Images and captions of the manifest's held-out split, matched row by row."""
-    table = read_manifest(pairs, list(TRAINING_COLUMNS))
-    table = table.filter(pc.equal(table["split"], "validation"))
-    paths, root = table["image_path"].to_pylist(), image_root(pairs)
-    images = encoder.images(len(paths), lambda row: read_image(root / paths[row]), "validation")
+    table, pictures = validation_rows(pairs, TRAINING_COLUMNS), PictureReader(image_root(pairs))
+    places = [table[name] for name in ("image_path", "image_offset", "image_bytes")]
+
+    def image(row: int) -> Image.Image:
+        return pictures.read(*(column[row].as_py() for column in places))
+
+    images = encoder.images(table.num_rows, image, "validation")
     return {"validation/image": images.numpy(), "validation/text": encoder.texts(table["caption"].to_pylist()).numpy()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline_steps.core.schema import TrainBaselineConfig
 from pipeline_steps.methods.base import Embeddings, LossOutput
 from pipeline_steps.methods.contrastive import contrastive_loss_N
-from pipeline_steps.methods.ncu.forget_set import clean_confidence, forget_mask
+from pipeline_steps.methods.ncu.forget_set import pick_forget_set
 
 
 class GradientAscent:
@@ -23,12 +23,12 @@ class GradientAscent:
         """Loss of one batch, with the forget set of Eq. 2."""
         settings, scale = self._settings, embeddings.logit_scale
         sim_NN = embeddings.image_ND @ embeddings.text_ND.T
-        confidence_N = clean_confidence(sim_NN.detach(), scale.detach(), settings.forget_set.direction)
-        forget_N = forget_mask(confidence_N, settings.forget_set.fraction)
+        picked = pick_forget_set(sim_NN, embeddings, settings.forget_set)
+        forget_N = picked.forget_N
         retain = contrastive_loss_N(sim_NN, scale, settings.label_smoothing)[~forget_N].mean()
         forget = contrastive_loss_N(sim_NN, scale)[forget_N].sum() / forget_N.sum().clamp(min=1)
         loss = retain - settings.ascent_weight * forget
-        return LossOutput(loss, {"retain": retain.detach(), "forget": forget.detach()}, forget_N)
+        return LossOutput(loss, {"retain": retain.detach(), "forget": forget.detach()}, forget_N, picked.confidence_N)
 
 
 def build(settings: TrainBaselineConfig) -> GradientAscent:

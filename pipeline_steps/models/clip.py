@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +19,59 @@ from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_folder
+from pipeline_steps.models import laclip as _laclip  # noqa: F401  makes its towers known to timm
+from pipeline_steps.models.tokens import Tokenizer, is_from_hub, layout_of
+
+__all__ = ["ClipBundle", "ImageTransform", "Tokenizer", "best_device", "create_clip", "load_clip", "save_clip"]
 
 ImageTransform = Callable[[Image.Image], Tensor]
-Tokenizer = Callable[[list[str]], Tensor]
+PROVENANCE_FILE = "provenance.json"
+_PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
+_HUB_ERRORS = (OSError, ImportError, ValueError)
 
 
 @dataclass(frozen=True)
 class ClipBundle:
-    """A CLIP or CustomTextCLIP of open_clip with what belongs to it: its tokenizer and its evaluation transform.
+    """A CLIP, CustomTextCLIP or CoCa of open_clip with what belongs to it: its tokenizer and its evaluation transform.
 
     `model_cfg` is open_clip's model configuration; the preprocessing (mean, std, interpolation, resize mode) is in
-    `model.visual.preprocess_cfg` and travels with the checkpoint.
+    `model.visual.preprocess_cfg` and travels with the checkpoint, as does `provenance`: where weights that were
+    imported come from (source, format, sha256), empty for weights that are trained here.
     """
 
     model: Any
     tokenizer: Tokenizer
     preprocess: ImageTransform
     model_cfg: dict[str, Any]
+    provenance: Mapping[str, str] = field(default_factory=dict)
 
     def train_transform(self, crop_scale_min: float) -> ImageTransform:
-        """open_clip's training transform: a random crop of area share [crop_scale_min, 1], resized and normalised."""
+        """open_clip's training transform: a random crop of area share [crop_scale_min, 1], resized and normalised.
+
+        The crop is resized by the checkpoint's interpolation, where open_clip's own always is bicubic.
+        """
         preprocess_cfg = open_clip.transform.PreprocessCfg(**self.model.visual.preprocess_cfg)
         augmentation = open_clip.AugmentationCfg(scale=(crop_scale_min, 1.0))
-        transform: ImageTransform = open_clip.transform.image_transform_v2(
-            preprocess_cfg, is_train=True, aug_cfg=augmentation
-        )
-        return transform
+        transform = open_clip.transform.image_transform_v2(preprocess_cfg, is_train=True, aug_cfg=augmentation)
+        if preprocess_cfg.interpolation == "bilinear":
+            transform.transforms[0].interpolation = open_clip.transform.InterpolationMode.BILINEAR
+        chosen: ImageTransform = transform
+        return chosen
 
 
-def create_clip(architecture: str) -> ClipBundle:
+def create_clip(architecture: str, preprocess_cfg: Mapping[str, Any] | None = None) -> ClipBundle:
     """A model with fresh weights, of an open_clip architecture name or of a JSON file of open_clip's form.
 
-    Raises PipelineError when the name or the file is not known.
+    `preprocess_cfg` sets any of mean, std, interpolation and resize_mode; open_clip's defaults are OpenAI's. Raises
+    PipelineError when the name or the file is not known, and when a tokenizer or a text tower's configuration is
+    neither on this machine nor to be had from the Hugging Face hub.
     """
-    name = _register(architecture)
-    model_cfg = open_clip.get_model_config(name)
-    return _bundle(name, model_cfg)
+    name = registered_name(architecture)
+    bundle = _bundle(name, open_clip.get_model_config(name), preprocess_cfg)
+    if hasattr(bundle.model, "text_decoder"):  # open_clip leaves this one as it finds the memory
+        projection = bundle.model.text_decoder.text_projection
+        torch.nn.init.normal_(projection, std=len(projection) ** -0.5)
+    return bundle
 
 
 def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
@@ -69,11 +86,11 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PipelineError(f"{config_path} is missing or is not an open_clip configuration: {error!r}") from error
     if architecture is not None:
-        _require_same(model_cfg, open_clip.get_model_config(_register(architecture)), folder, architecture)
+        _require_same(model_cfg, open_clip.get_model_config(registered_name(architecture)), folder, architecture)
     if not weights_path.is_file():
         raise PipelineError(f"{weights_path} is missing; run the stage that writes this checkpoint again")
     try:
-        return _bundle(f"local-dir:{folder}", model_cfg)
+        return _bundle(f"local-dir:{folder}", model_cfg, provenance=_provenance(folder))
     except SafetensorError as error:
         raise PipelineError(
             f"{weights_path} ({weights_path.stat().st_size:,} bytes) is cut short or damaged: {error}. "
@@ -88,7 +105,9 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
 def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[str, Tensor]] | None = None) -> None:
     """Write the folder that `open_clip.create_model_and_transforms("local-dir:<folder>")` loads.
 
-    `extra_tensors` are further safetensors files, by file name. The folder appears whole or not at all.
+    It holds weights, configuration with preprocessing, provenance where there is one, and the files of a tokenizer
+    that is not CLIP's own. `extra_tensors` are further safetensors files, by file name. The folder appears whole or
+    not at all.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in bundle.model.state_dict().items()}
     require_free_disk(folder.parent, 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
@@ -99,6 +118,11 @@ def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[st
         for name, tensors in (extra_tensors or {}).items():
             detached = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             (partial / name).write_bytes(safetensors.torch.save(detached))
+        if bundle.provenance:
+            text = json.dumps(dict(bundle.provenance), indent=2, sort_keys=True)
+            (partial / PROVENANCE_FILE).write_text(text + "\n", encoding="utf-8")
+        if is_from_hub(bundle.tokenizer):
+            bundle.tokenizer.save_pretrained(partial)  # type: ignore[attr-defined]
 
 
 def best_device() -> torch.device:
@@ -106,7 +130,11 @@ def best_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _register(architecture: str) -> str:
+def registered_name(architecture: str) -> str:
+    """The name under which open_clip knows this architecture, a JSON file's after it has been read.
+
+    Raises PipelineError when the name or the file is not known.
+    """
     path = Path(architecture)
     if path.suffix == ".json":
         if not path.is_file():
@@ -124,15 +152,62 @@ def _register(architecture: str) -> str:
     return architecture
 
 
-def _bundle(name: str, model_cfg: dict[str, Any]) -> ClipBundle:
+def _bundle(
+    name: str,
+    model_cfg: dict[str, Any],
+    preprocess_cfg: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, str] | None = None,
+) -> ClipBundle:
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip warns of random weights, which are meant here
-    model, _, preprocess = open_clip.create_model_and_transforms(name)
-    return ClipBundle(model, open_clip.get_tokenizer(name), preprocess, model_cfg)
+    tokenizer = _tokenizer(name, model_cfg["text_cfg"])
+    overrides = {f"image_{key}": value for key, value in (preprocess_cfg or {}).items() if key in _PREPROCESSING}
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False, **overrides)
+    except _HUB_ERRORS as error:
+        wanted = model_cfg["text_cfg"].get("hf_model_name")
+        if wanted is None or isinstance(error, SafetensorError):
+            raise
+        raise PipelineError(
+            f"the configuration of the text tower {wanted!r} (text_cfg.hf_model_name) is neither on this machine nor "
+            f"to be had from the Hugging Face hub ({_first_line(error)}). Run once where there is a network, or copy "
+            "the architecture's JSON and let hf_model_name be a folder with that model's config.json."
+        ) from error
+    model.text_layout = layout_of(tokenizer)
+    return ClipBundle(model, tokenizer, preprocess, model_cfg, provenance or {})
+
+
+def _tokenizer(name: str, text_cfg: Mapping[str, Any]) -> Tokenizer:
+    try:
+        tokenizer: Tokenizer = open_clip.get_tokenizer(name)
+    except _HUB_ERRORS as error:
+        wanted = text_cfg.get("hf_tokenizer_name")
+        raise PipelineError(
+            f"the tokenizer {wanted!r} (text_cfg.hf_tokenizer_name) of {name!r} is neither on this machine nor to be "
+            f"had from the Hugging Face hub ({_first_line(error)}). Run once where there is a network, or copy the "
+            "architecture's JSON and let hf_tokenizer_name be a folder with the tokenizer's files."
+        ) from error
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _provenance(folder: Path) -> dict[str, str]:
+    path = folder / PROVENANCE_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PipelineError(f"{path} is not JSON ({error}); run the stage import_reference again") from error
+    return {str(key): str(value) for key, value in found.items()}
 
 
 def _preprocess_cfg(model: Any) -> dict[str, Any]:
     known = dict(model.visual.preprocess_cfg)
-    return {key: known[key] for key in ("mean", "std", "interpolation", "resize_mode") if key in known}
+    return {key: known[key] for key in _PREPROCESSING if key in known}
 
 
 def _require_same(found: dict[str, Any], wanted: dict[str, Any], folder: Path, architecture: str) -> None:

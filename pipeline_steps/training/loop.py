@@ -3,43 +3,28 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 from tqdm.auto import tqdm
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import TrainingConfig
-from pipeline_steps.data.pairs import EpochBatches, PairDataset, mixed_seed, pair_loader
-from pipeline_steps.methods.base import Embeddings, LossOutput, Objective
+from pipeline_steps.data.pairs import Batch, EpochBatches, PairDataset, mixed_seed, pair_loader
 from pipeline_steps.models.freeze import set_training_mode
-from pipeline_steps.models.prompt import encode_negative_text
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.history import HistoryRow, columns_of, rows_of
 from pipeline_steps.training.monitor import ForgetSetMonitor
-from pipeline_steps.training.optimizer import trained_parameters
-from pipeline_steps.training.schedule import cosine_factor
+from pipeline_steps.training.schedule import learning_rate_factor
+from pipeline_steps.training.selection import BestEpoch
 from pipeline_steps.training.state import load_state, save_state
+from pipeline_steps.training.update import Learner, NotFiniteError, Update, train_step
 
 LOG = logging.getLogger("pipeline_steps")
-MAX_LOGIT_SCALE = math.log(100)
-HistoryRow = tuple[int, int, str, float]
-
-
-@dataclass
-class Learner:
-    """What is trained: an open_clip model, and the negative prompt (m, width) where the objective uses one."""
-
-    model: Any
-    optimizer: torch.optim.Optimizer
-    objective: Objective
-    device: torch.device
-    prompt: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,7 @@ class Phase:
     """One call of `fit`: its data, settings, seed, and where its state goes.
 
     `on_metrics(step, metrics)` receives every step's numbers; `first_step` continues the count of an earlier phase.
+    `best` keeps the best epoch where `settings.selection` asks for it.
     """
 
     dataset: PairDataset
@@ -58,142 +44,154 @@ class Phase:
     on_metrics: Callable[[int, dict[str, float]], None]
     title: str
     first_step: int = 0
+    best: BestEpoch | None = None
 
 
 @dataclass
 class _Progress:
-    epoch: int = 0
+    """Batches done in all epochs of this phase, steps skipped among them, the history, and when it was last kept."""
+
+    done: int = 0
+    skipped: int = 0
     history: list[HistoryRow] = field(default_factory=list)
+    kept_at: float = field(default_factory=time.monotonic)
 
 
 def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
     """Train for `settings.epochs` epochs; return the history as (step, epoch, name, value).
 
-    State is kept after every epoch, and a run that was interrupted goes on from there. On CPU the weights are those
-    of an undisturbed run. Raises PipelineError on a non-finite loss or gradient norm, before the optimiser step.
+    State is kept every `save_minutes` and after every epoch; a training that ended at whatever moment goes on from
+    there, with the same batches, and on CPU ends in the weights of an undisturbed one, bit for bit.
+    Raises PipelineError on a batch that the processes cannot share, on a loss or gradient that is not finite where
+    `on_nonfinite` is `stop`, and for batch normalisation whose statistics would depend on processes or chunks.
     """
-    settings, batches = phase.settings, EpochBatches(len(phase.dataset), phase.settings.batch_size, phase.seed)
-    loader = pair_loader(phase.dataset, batches, settings.workers)
+    settings, processes = phase.settings, learner.processes
+    share = processes.share(settings.batch_size)
+    batches = EpochBatches(
+        len(phase.dataset), settings.batch_size, phase.seed, share=share, reshuffle=settings.shuffle == "every_epoch"
+    )
+    set_training_mode(learner.model, settings.freeze)
+    _require_exact_statistics(learner.model, processes, share.stop - share.start, settings.chunk_size)
     progress = _resume(learner, phase)
     for row in progress.history:
         phase.on_metrics(row[0], {row[2]: row[3]})
+    total = settings.epochs * len(batches)
     with tqdm(
-        total=settings.epochs * len(batches),
-        initial=progress.epoch * len(batches),
-        desc=phase.title,
-        unit="batch",
-        mininterval=5.0,
+        total=total, initial=progress.done, desc=phase.title, unit="batch", mininterval=5.0, disable=not processes.leads
     ) as bar:
-        for epoch in range(progress.epoch, settings.epochs):
+        for epoch in range(progress.done // len(batches), settings.epochs):
             batches.epoch = phase.dataset.epoch = epoch
-            torch.manual_seed(mixed_seed(phase.seed, epoch))
-            for step, metrics in _epoch(learner, phase, loader, epoch):
-                progress.history += [(step, epoch, name, value) for name, value in metrics.items()]
-                phase.on_metrics(step, metrics)
+            batches.first = progress.done - epoch * len(batches)
+            for metrics in _epoch(learner, phase, progress, batches):
                 bar.set_postfix(epoch=epoch + 1, loss=f"{metrics['loss']:.3f}", refresh=False)
                 bar.update()
-            progress.epoch = epoch + 1
-            _keep(learner, phase, progress)
+    if phase.best is not None:
+        phase.best.restore(learner)
     return progress.history
 
 
-def _epoch(
-    learner: Learner, phase: Phase, loader: DataLoader[Any], epoch: int
-) -> Iterator[tuple[int, dict[str, float]]]:
-    settings, steps = phase.settings, len(loader)
-    total, warmup = settings.epochs * steps, round(settings.warmup_fraction * settings.epochs * steps)
-    set_training_mode(learner.model, settings.freeze)
+def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBatches) -> Iterator[dict[str, float]]:
     started = time.perf_counter()
-    for index, (rows_N, images, tokens) in enumerate(loader):
-        own_step = epoch * steps + index
-        factor = cosine_factor(own_step, total, warmup)
+    for batch in pair_loader(phase.dataset, batches, phase.settings.workers):
+        factor = learning_rate_factor(progress.done, len(batches), phase.settings)
         for group in learner.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
-        step = phase.first_step + own_step
-        output = _update(learner, settings, images, tokens, f"epoch {epoch + 1}, step {step}", phase.state_file)
+        step = phase.first_step + progress.done
+        update = _update(learner, phase, batch, batches.epoch, step)
+        progress.skipped += update.skipped
         now = time.perf_counter()
-        metrics = {"loss": float(output.loss.detach()), "lr": learner.optimizer.param_groups[0]["lr"]}
-        metrics |= {_term_name(name): float(value) for name, value in output.terms.items()}
-        metrics |= {
-            "logit_scale": learner.model.logit_scale.exp().item(),
-            "pairs_per_second": len(rows_N) / (now - started),
-        }
-        if output.forget_N is not None:
-            metrics |= phase.monitor.metrics(rows_N, output.forget_N)
+        metrics = _metrics(learner, phase, batch, update, progress.skipped)
+        metrics["pairs_per_second"] = phase.settings.batch_size / (now - started)
         started = now
-        yield step, metrics
+        progress.done += 1
+        ends = progress.done % len(batches) == 0
+        if ends:
+            metrics |= phase.monitor.epoch_metrics()
+        if ends and phase.best is not None:
+            metrics |= phase.best.consider(learner, batches.epoch)
+        progress.history += [(step, batches.epoch, name, value) for name, value in metrics.items()]
+        phase.on_metrics(step, metrics)
+        if ends or time.monotonic() - progress.kept_at >= 60 * phase.settings.save_minutes:
+            _keep(learner, phase, progress)
+        yield metrics
 
 
-def _update(
-    learner: Learner, settings: TrainingConfig, images: Tensor, tokens: Tensor, place: str, state_file: Path
-) -> LossOutput:
-    embeddings = embed(learner, settings, images.to(learner.device, non_blocking=True), tokens.to(learner.device))
-    output = learner.objective(embeddings)
-    _require_finite(output.loss, "loss", place, output, state_file)
-    learner.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(output.loss)
-    norm = torch.nn.utils.clip_grad_norm_(trained_parameters(learner.optimizer), settings.grad_clip_norm or math.inf)
-    _require_finite(norm, "gradient norm", place, output, state_file)
-    output.terms["grad_norm"] = float(norm)
-    learner.optimizer.step()
-    with torch.no_grad():
-        learner.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-    return output
-
-
-def embed(learner: Learner, settings: TrainingConfig, images: Tensor, tokens_NL: Tensor) -> Embeddings:
-    """Embeddings of one batch in float32, computed in the precision of the settings."""
-    model = learner.model
-    images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(learner.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        with torch.set_grad_enabled(not (settings.freeze.image_tower and settings.freeze.image_projection)):
-            image_ND = model.encode_image(images, normalize=True)
-        text_ND = model.encode_text(tokens_NL, normalize=True)
-        negative_ND = None
-        if learner.objective.needs_negatives:
-            if learner.prompt is None:
-                raise PipelineError("this objective needs a negative prompt and the learner has none")
-            negative_ND = encode_negative_text(model, tokens_NL, learner.prompt).float()
-    return Embeddings(image_ND.float(), text_ND.float(), model.logit_scale.exp(), negative_ND)
-
-
-def _term_name(name: str) -> str:
-    return name if "/" in name or name == "grad_norm" else f"loss/{name}"
-
-
-def _require_finite(value: Tensor, what: str, place: str, output: LossOutput, state_file: Path) -> None:
-    if not torch.isfinite(value):
-        terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
-        kept = f"the last good state is {state_file}" if state_file.is_file() else "no epoch had been completed"
+def _update(learner: Learner, phase: Phase, batch: Batch, epoch: int, step: int) -> Update:
+    try:
+        return train_step(learner, phase.settings, batch, mixed_seed(phase.seed, step))
+    except NotFiniteError as error:
+        kept = f"the last good state is {phase.state_file}" if phase.state_file.is_file() else "no state had been kept"
         raise PipelineError(
-            f"the {what} is {value.item()} at {place} ({terms or 'one term'}); training stopped before the optimiser "
-            f"step, and {kept}. Lower training.lr, set training.grad_clip_norm, or use training.precision: fp32."
+            f"{error} at epoch {epoch + 1}, step {step}; training stopped before the optimiser step, and {kept}. Lower "
+            "training.lr, set training.grad_clip_norm, use training.precision: fp32, or count and skip such steps with "
+            "training.on_nonfinite: skip."
+        ) from error
+
+
+def _metrics(learner: Learner, phase: Phase, batch: Batch, update: Update, skipped: int) -> dict[str, float]:
+    output, scaled = update.output, learner.scaler.is_enabled()
+    metrics = {"loss": float(output.loss.detach()), "lr": learner.optimizer.param_groups[0]["lr"]}
+    metrics |= {name if "/" in name else f"loss/{name}": float(value) for name, value in output.terms.items()}
+    metrics["logit_scale"] = learner.model.logit_scale.exp().item()
+    metrics["grad_norm"] = update.grad_norm
+    if scaled or phase.settings.on_nonfinite == "skip":
+        metrics["skipped_steps"] = skipped
+    if scaled:
+        metrics["loss_scale"] = learner.scaler.get_scale()
+    if output.forget_N is not None:
+        rows_N = learner.processes.gather(batch.rows.to(learner.processes.device)).cpu()
+        metrics |= phase.monitor.metrics(rows_N, output.forget_N, output.confidence_N)
+    return metrics
+
+
+def _require_exact_statistics(model: nn.Module, processes: Processes, own: int, chunk_size: int | None) -> None:
+    """Batch normalisation in training sees what is in the tower at once: the batch, only without chunks and alone."""
+    chunked = chunk_size is not None and chunk_size < own
+    local = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        if chunked or not isinstance(module, nn.SyncBatchNorm)
+    ]
+    if local and (chunked or processes.size > 1):
+        raise PipelineError(
+            f"this model has {len(local)} layers of batch normalisation (the first: {local[0]}), whose statistics "
+            "would depend on training.chunk_size and, on CPU, on the number of processes, and the result with them. "
+            "Use one process and training.chunk_size: null, freeze the image tower, or choose an architecture without "
+            "batch normalisation, such as a vision transformer."
         )
 
 
 def _resume(learner: Learner, phase: Phase) -> _Progress:
     state = load_state(phase.state_file, phase.fingerprint)
+    learner.processes.wait()  # nobody writes a newer state while another still reads this one
     if state is None:
         return _Progress()
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
+    learner.scaler.load_state_dict(state["scaler"])
+    phase.monitor.load_state(state["monitor"])
+    if phase.best is not None:
+        phase.best.load_state(state["best"])
     if isinstance(learner.prompt, nn.Parameter):
         with torch.no_grad():
             learner.prompt.copy_(state["prompt"])
-    LOG.info("%s goes on after epoch %d", phase.title, state["epoch"])
-    return _Progress(state["epoch"], [tuple(row) for row in state["history"]])
+    LOG.info("%s goes on after step %d", phase.title, phase.first_step + state["done"])
+    return _Progress(state["done"], state["skipped"], rows_of(state["history"]))
 
 
 def _keep(learner: Learner, phase: Phase, progress: _Progress) -> None:
-    prompt = None if learner.prompt is None else learner.prompt.detach().cpu()
-    save_state(
-        phase.state_file,
-        phase.fingerprint,
-        {
+    if learner.processes.leads:
+        state = {
             "model": learner.model.state_dict(),
             "optimizer": learner.optimizer.state_dict(),
-            "prompt": prompt,
-            "epoch": progress.epoch,
-            "history": [list(row) for row in progress.history],
-        },
-    )
+            "scaler": learner.scaler.state_dict(),
+            "monitor": phase.monitor.state(),
+            "best": None if phase.best is None else phase.best.state(),
+            "prompt": None if learner.prompt is None else learner.prompt.detach().cpu(),
+            "done": progress.done,
+            "skipped": progress.skipped,
+            "history": columns_of(progress.history),
+        }
+        save_state(phase.state_file, phase.fingerprint, state)
+    progress.kept_at = time.monotonic()

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 
+from pipeline_steps.core.schema import TrainingConfig
+
+
+def learning_rate_factor(own_step: int, steps_per_epoch: int, settings: TrainingConfig) -> float:
+    """Share of the peak learning rate at step `own_step` (from 0) of a phase.
+
+    The phase is a schedule of its own, or stands `schedule_offset_epochs` into one of `schedule_total_epochs`; the
+    warm-up is `warmup_fraction` of the whole schedule's steps. The official code has one schedule over both phases and
+    counts its epochs from 1, so offsets 1 and 3 of 10: no warm-up, phase 2 from 0.80 of the peak, 0 an epoch early.
+    """
+    epochs = settings.schedule_total_epochs or settings.epochs
+    warmup_steps = round(settings.warmup_fraction * epochs * steps_per_epoch)
+    step = own_step + settings.schedule_offset_epochs * steps_per_epoch
+    return cosine_factor(step, epochs * steps_per_epoch, warmup_steps)
+
 
 def cosine_factor(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Share of the peak learning rate at `step` (from 0): linear warm-up that ends at 1, then a cosine towards 0.
+    """Share of the peak at `step` (from 0): linear warm-up that ends at 1, then a cosine to 0 at `total_steps`.
 
-    Each phase has its own schedule; the official code's one schedule for both starts its count an epoch late.
+    Beyond `total_steps` the cosine goes on, so the rate rises again.
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return 0.5 * (1 + math.cos(math.pi * progress))

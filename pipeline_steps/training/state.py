@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from pipeline_steps.core.files import require_free_disk, whole_file
 
 LOG = logging.getLogger("pipeline_steps")
+_DIGEST = hashlib.sha256().digest_size
 
 
 def state_path(checkpoint: Path) -> Path:
@@ -23,26 +25,53 @@ def state_path(checkpoint: Path) -> Path:
 def save_state(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
     """Write the state whole or not at all. `fingerprint` names settings and inputs that it belongs to.
 
-    Raises PipelineError when the disk is full (torch.save itself would give an error of its own).
+    The file ends in the sha256 of what stands before. Raises PipelineError when the disk is full.
     """
-    buffer = io.BytesIO()
-    torch.save({"fingerprint": fingerprint, **state}, buffer)
-    require_free_disk(path.parent, buffer.getbuffer().nbytes)
-    with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
+    require_free_disk(path.parent, _bytes_of(state))
+    with whole_file(path) as partial, partial.open("wb") as stream:
+        hashing = _Hashing(stream)
+        torch.save({"fingerprint": fingerprint, **state}, cast(BinaryIO, hashing))
+        stream.write(hashing.sha256.digest())
 
 
 def load_state(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """The state for this very training, or None. A torn file and one of another training are named and left aside."""
     if not path.is_file():
         return None
+    content = memoryview(path.read_bytes())
+    body, digest = content[:-_DIGEST], content[-_DIGEST:]
+    if hashlib.sha256(body).digest() != bytes(digest):
+        LOG.warning("%s is torn or is no state file, and is not used; training starts from the beginning", path)
+        return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         found = state["fingerprint"]
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        LOG.warning("%s is torn or foreign and is not used (%s); training starts from the beginning", path, error)
+        LOG.warning("%s is foreign and is not used (%s); training starts from the beginning", path, error)
         return None
     if found != fingerprint:
         LOG.warning("%s belongs to other settings or inputs and is not used; training starts from the beginning", path)
         return None
     return dict(state)
+
+
+class _Hashing:
+    """A stream to write to that keeps the sha256 of what went through."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def _bytes_of(value: Any) -> int:
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    members = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return sum(_bytes_of(member) for member in members)

@@ -34,6 +34,13 @@ def separation(text: Matrix, negative: Matrix, alpha: float, beta: float) -> flo
     return total / len(text)
 
 
+def farthest(text: Matrix, negative: Matrix) -> float:
+    total = 0.0
+    for t, n in zip(text, negative, strict=True):
+        total += 2 - math.sqrt(sum((x - y) ** 2 for x, y in zip(t, n, strict=True)))
+    return total / len(text)
+
+
 def relation(text: Matrix, negative: Matrix, variant: str) -> float:
     total = 0.0
     for i in range(len(text)):
@@ -45,17 +52,19 @@ def relation(text: Matrix, negative: Matrix, variant: str) -> float:
     return total / len(text)
 
 
-def matching(image: Matrix, text: Matrix, negative: Matrix, scale: float) -> float:
+def matching(image: Matrix, text: Matrix, negative: Matrix, scale: float, bias: float = 0.0) -> float:
     total = 0.0
     for i in range(len(text)):
         for j in range(len(image)):
             m = 1 if i == j else -1
-            total += math.log(1 / (1 + math.exp(m * -scale * dot(text[i], image[j]))))
-            total += math.log(1 / (1 + math.exp(-m * -scale * dot(negative[i], image[j]))))
+            total += math.log(1 / (1 + math.exp(m * -(scale * dot(text[i], image[j]) + bias))))
+            total += math.log(1 / (1 + math.exp(-m * -(scale * dot(negative[i], image[j]) + bias))))
     return -total / len(text)
 
 
-def targets(plan: Matrix, forget: list[bool], gamma: float, order: str) -> tuple[Matrix, Matrix]:
+def targets(
+    plan: Matrix, forget: list[bool], gamma: float, order: str, text_to_image: str = "distribution"
+) -> tuple[Matrix, Matrix]:
     size = len(plan)
     identity = [[0.0] * (size + 1) for _ in range(size)]
     for i in range(size):
@@ -72,12 +81,11 @@ def targets(plan: Matrix, forget: list[bool], gamma: float, order: str) -> tuple
             [gamma * a + (1 - gamma) * b for a, b in zip(x, y, strict=True)] for x, y in zip(left, right, strict=True)
         ]
 
-    if order == "paper":
-        mixed = mix(plan, identity)
-        return rows_to_one(mixed), rows_to_one(transpose(mixed))
-    image_to_text = rows_to_one(mix(rows_to_one(plan), identity))
-    text_to_image = rows_to_one(mix(rows_to_one(transpose(plan)), transpose(identity)))
-    return image_to_text, text_to_image
+    plans = plan, transpose(plan)
+    if order == "official":
+        plans = rows_to_one(plans[0]), rows_to_one(plans[1])
+    image_to_text, raw = mix(plans[0], identity), mix(plans[1], transpose(identity))
+    return rows_to_one(image_to_text), raw if text_to_image == "official" else rows_to_one(raw)
 
 
 def realignment(logits: Matrix, image_to_text: Matrix, text_to_image: Matrix, reduction: str) -> float:
@@ -104,4 +112,12 @@ def contrastive(image: Matrix, text: Matrix, scale: float, smoothing: float) -> 
                 target = (1 - smoothing if i == j else 0.0) + smoothing / size
                 both -= target * math.log(probability[j])
         found.append(both / 2)
+    return found
+
+
+def softened(features: Matrix, weight: float, temperature: float) -> Matrix:
+    found = []
+    for i, feature in enumerate(features):
+        alike = softmax([dot(feature, other) / temperature for other in features])
+        found.append([(1 - weight) * (i == j) + weight * share for j, share in enumerate(alike)])
     return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 import random
 import shutil
@@ -11,7 +12,8 @@ from mlflow import MlflowClient
 
 from pipeline_steps.build_manifest import STEP
 from pipeline_steps.data.manifest import SCHEMA, image_root, read_manifest
-from tests.unit.data.made_data import section, write_picture, write_shard
+from pipeline_steps.data.pictures import PictureReader
+from tests.unit.data.made_data import sample, section, write_picture, write_shard, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 def _build(folder: Path, *inputs: str, **changes: Any) -> int:
     outputs = [f"--pairs={folder}/pairs.parquet", f"--pairs-csv={folder}/pairs.csv", f"--report={folder}/report.json"]
     settings = json.dumps(section("build_manifest", **changes))
-    return STEP.main([*inputs, *outputs, "--settings", settings, "--log", f"{folder}/log", "--threads", "1"])
+    return STEP.main([*inputs, *outputs, "--settings", settings, "--log-file", f"{folder}/log", "--threads", "1"])
 
 
 def _rows(count: int = 40) -> list[dict[str, Any]]:
@@ -100,10 +102,70 @@ def test_a_bad_csv_is_an_error_that_says_why(tmp_path: Path, content: str, words
     assert not (tmp_path / "out" / "pairs.parquet").exists()
 
 
+def _shards(folder: Path, count: int = 40) -> list[tuple[str, bytes]]:
+    """Two shards with the pairs of `_rows`."""
+    members = [member for number in range(count) for member in sample(number)]
+    write_tar(folder / "0.tar", members[:count])
+    write_tar(folder / "1.tar", members[count:])
+    return members
+
+
+def test_pairs_in_shards_are_those_of_the_files_with_the_place_of_their_bytes(tmp_path: Path) -> None:
+    write_shard(tmp_path / "images", "00000", _rows())
+    _shards(tmp_path / "shards")
+    assert _build(tmp_path / "files", f"--images={tmp_path}/images") == 0
+    assert _build(tmp_path / "option", f"--shards={tmp_path}/shards") == 0
+    assert _build(tmp_path / "config", source_shards=f"{tmp_path}/shards") == 0
+    files, option, config = (
+        read_manifest(tmp_path / name / "pairs.parquet", SCHEMA.names).to_pylist()
+        for name in ("files", "option", "config")
+    )
+    assert option == config
+    place = ("image_path", "image_offset", "image_bytes")
+    assert [{**row, **dict.fromkeys(place)} for row in option] == [{**row, **dict.fromkeys(place)} for row in files]
+    reader, images = PictureReader(tmp_path / "shards"), PictureReader(tmp_path / "images")
+    for inside, file in zip(option, files, strict=True):
+        assert reader.read(*(inside[name] for name in place)).tobytes() == images.read(file["image_path"]).tobytes()
+    with (tmp_path / "option" / "pairs.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    training = [row for row in option if row["split"] == "train"]
+    assert rows == [
+        {"image_path": f"../shards/{row['image_path']}", "text_content": row["caption"],
+         "image_offset": str(row["image_offset"]), "image_bytes": str(row["image_bytes"])}
+        for row in training
+    ]  # fmt: skip
+
+
+def test_what_is_broken_in_shards_is_counted_and_the_rest_is_used(tmp_path: Path) -> None:
+    members = _shards(tmp_path / "shards")
+    write_tar(
+        tmp_path / "shards" / "2.tar", [*members[:2], ("a.txt", b"x"), ("b.webp", b"no picture"), ("b.txt", b"x")]
+    )
+    last = tmp_path / "shards" / "1.tar"
+    last.write_bytes(last.read_bytes()[:20_000])
+    assert _build(tmp_path / "out", f"--shards={tmp_path}/shards", max_bad_fraction=0.2) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {cause: count for cause, count in report["broken_in_shards"].items() if count} == {
+        "truncated_shard": 1, "caption_without_picture": 1,
+    }  # fmt: skip
+    assert {one["shard"] for one in report["broken_in_shards_named"]} == {"1.tar", "2.tar"}
+    assert report["bad_pictures"]["undecodable"] == 1
+    assert report["bad_pictures_named"][0]["image_path"] == "2.tar"
+    assert report["dropped"]["duplicate_pair"] == 1
+    assert 20 < report["pairs"] == report["rows"] - 2 < 40
+    assert "'truncated_shard': 1" in (tmp_path / "out" / "log").read_text()
+
+
+def test_a_refused_run_leaves_no_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "own.csv").write_text("image_path,text_content\n")
+    assert _build(tmp_path / "out", f"--csv={tmp_path}/own.csv") == 1
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.endswith(".work")]
+
+
 def test_pairs_come_from_one_source(tmp_path: Path) -> None:
     write_shard(tmp_path / "images", "00000", _rows(3))
     (tmp_path / "own.csv").write_text("image_path,text_content\n")
     assert _build(tmp_path / "both", f"--images={tmp_path}/images", f"--csv={tmp_path}/own.csv") == 1
-    assert "not both" in (tmp_path / "both" / "log").read_text()
+    assert "leave all but one out" in (tmp_path / "both" / "log").read_text()
     assert _build(tmp_path / "none") == 1
     assert "no pairs: give --images" in (tmp_path / "none" / "log").read_text()

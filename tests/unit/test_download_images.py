@@ -13,9 +13,10 @@ import pytest
 from mlflow import MlflowClient
 
 from pipeline_steps.data.file_server import FAULTS, ServedFile, serving
-from pipeline_steps.data.pair_source import downloaded_pairs
+from pipeline_steps.data.pair_source import ShardPairs, downloaded_pairs
+from pipeline_steps.data.tar_shards import Sample, read_shard
 from pipeline_steps.download_images import STEP
-from tests.unit.data.made_data import picture_bytes, section
+from tests.unit.data.made_data import picture_bytes, read_files, section
 
 SHARD = 32
 SOUND = [ServedFile(picture_bytes(number)) for number in range(2 * SHARD)]
@@ -37,14 +38,14 @@ class Seen:
     base: str
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    folder = tmp_path_factory.mktemp("download")
+@pytest.fixture(scope="module", params=["files", "webdataset"])
+def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    folder = tmp_path_factory.mktemp(request.param)
     files = [ServedFile(file.body, FAULTY.get(number)) for number, file in enumerate(SOUND)]
     urls = folder / "urls.tsv"
     settings = section(
         "download_images", url_list=str(urls), min_success_fraction=0.8, max_image_pixels=1_000_000, slow_seconds=6,
-        timeout_seconds=2, retries=1, samples_per_shard=SHARD, min_image_size=8,
+        timeout_seconds=2, retries=1, samples_per_shard=SHARD, min_image_size=8, output_format=request.param,
     )  # fmt: skip
     arguments = [
         "--settings",
@@ -60,7 +61,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Seen:
         lines = [f'{base}/{number}\t"caption {number}' for number in range(len(files))]
         urls.write_text("\n".join(["url\tcaption", *lines, "file:///etc/passwd\tnot a web page"]) + "\n")
         for _ in range(2):
-            seen.codes.append(STEP.main([*arguments, "--log", f"{folder}/log"]))
+            seen.codes.append(STEP.main([*arguments, "--log-file", f"{folder}/log"]))
             seen.reports.append(json.loads((folder / REPORTS[len(seen.reports)]).read_text()))
             seen.images_there.append(seen.images.exists())
             seen.log = seen.log or (folder / "log").read_text()
@@ -101,10 +102,23 @@ def test_the_next_run_asks_again_for_the_poor_shard_alone_and_delivers_the_whole
 
 
 def test_the_folder_holds_the_pictures_and_captions_that_were_served(seen: Seen) -> None:
-    pairs = downloaded_pairs(seen.images)
-    assert pairs.captions == [f'"caption {number}' for number in range(64)]
-    assert [(pairs.root / path).read_bytes() for path in pairs.image_paths] == [file.body for file in SOUND]
-    assert seen.reports[1]["bytes"] == sum(len(file.body) for file in SOUND)
+    source = downloaded_pairs(seen.images)
+    bodies = [file.body for file in SOUND]
+    if isinstance(source, ShardPairs):
+        assert source.shards == ("00000.tar", "00001.tar")
+        found = [read_shard(seen.images / shard, source.caption_field, 1_000_000) for shard in source.shards]
+        assert [broken for _, broken in found] == [[], []]
+        pairs = [(_bytes_of(seen.images / shard, one), one.caption) for shard, (samples, _) in zip(
+            source.shards, found, strict=True) for one in samples]  # fmt: skip
+        assert seen.reports[1]["bytes"] == sum((seen.images / shard).stat().st_size for shard in source.shards)
+    else:
+        pairs = [((seen.images / path).read_bytes(), caption) for path, caption in read_files(source)]
+        assert seen.reports[1]["bytes"] == sum(map(len, bodies))
+    assert pairs == [(body, f'"caption {number}') for number, body in enumerate(bodies)]
+
+
+def _bytes_of(shard: Path, sample: Sample) -> bytes:
+    return shard.read_bytes()[sample.offset : sample.offset + sample.size]
 
 
 def test_the_runs_are_tracked_as_failed_and_finished(seen: Seen) -> None:

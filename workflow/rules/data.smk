@@ -1,7 +1,7 @@
 # Pictures and captions: download, then the manifest that training reads.
 
 
-if not CFG.build_manifest.source_csv:
+if not OWN_PAIRS:
 
     rule download_images:
         input:
@@ -22,23 +22,19 @@ if not CFG.build_manifest.source_csv:
         shell:
             "python -m pipeline_steps.download_images --source {input:q} --images {output.images:q} "
             "--report {output.report:q} "
-            "--threads {threads} --log {log:q} --settings {params.settings:q}"
+            "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule build_manifest:
     input:
-        **(
-            {"csv": CFG.build_manifest.source_csv}
-            if CFG.build_manifest.source_csv
-            else {"images": rules.download_images.output.images}
-        ),
+        **(OWN_PAIRS or {"images": rules.download_images.output.images}),
     output:
         pairs=f"{ROOT}/build_manifest/pairs.parquet",
         pairs_csv=f"{ROOT}/build_manifest/pairs.csv",
         report=f"{ROOT}/build_manifest/report.json",
     params:
         settings=settings("build_manifest"),
-        source="--csv" if CFG.build_manifest.source_csv else "--images",
+        source=f"--{next(iter(OWN_PAIRS), 'images')}",
     log:
         f"{ROOT}/logs/build_manifest.log",
     benchmark:
@@ -50,4 +46,4 @@ rule build_manifest:
     shell:
         "python -m pipeline_steps.build_manifest {params.source} {input:q} --pairs {output.pairs:q} "
         "--pairs-csv {output.pairs_csv:q} --report {output.report:q} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

@@ -24,7 +24,7 @@ rule extract_features_job:
         "python -m pipeline_steps.extract_features --checkpoint {input.checkpoint:q} --pairs {input.pairs:q} "
         "--dataset-table {input.dataset_table:q} --features {output.features:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule eval_zeroshot_job:
@@ -46,7 +46,7 @@ rule eval_zeroshot_job:
     shell:
         "python -m pipeline_steps.eval_zeroshot --features {input.features:q} --scores {output.scores:q} "
         "--predictions {output.predictions:q} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule eval_probe_job:
@@ -68,7 +68,7 @@ rule eval_probe_job:
     shell:
         "python -m pipeline_steps.eval_probe --features {input.features:q} --scores {output.scores:q} "
         "--predictions {output.predictions:q} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule eval_retrieval_job:
@@ -90,4 +90,4 @@ rule eval_retrieval_job:
     shell:
         "python -m pipeline_steps.eval_retrieval --features {input.features:q} --scores {output.scores:q} "
         "--ranks {output.ranks:q} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

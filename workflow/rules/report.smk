@@ -26,4 +26,30 @@ rule make_tables:
     shell:
         "python -m pipeline_steps.make_tables --results {params.results:q} --tables {output.tables:q} "
         "--figures {output.figures:q} --findings {output.findings:q} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+rule export_model_job:
+    input:
+        checkpoint=checkpoint_of,
+        report=rules.build_manifest.output.report,
+        zeroshot=rules.eval_zeroshot_job.output.scores,
+        probe=rules.eval_probe_job.output.scores,
+        retrieval=rules.eval_retrieval_job.output.scores,
+    output:
+        model=directory(f"{ROOT}/export_model/{CELL}/model"),
+    params:
+        settings=settings("model", "learn_prompt", "unlearn", "train_baseline"),
+    log:
+        f"{ROOT}/logs/export_model/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/export_model/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "Writing the model card of {wildcards.method} (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.export_model --checkpoint {input.checkpoint:q} --report {input.report:q} "
+        "--zeroshot {input.zeroshot:q} --probe {input.probe:q} --retrieval {input.retrieval:q} "
+        "--model {output.model:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

@@ -14,20 +14,46 @@ rule train_reference_job:
         f"{ROOT}/logs/train_reference/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/train_reference/{CELL}.tsv"
+    resources:
+        processes=1,
     conda:
         "../../envs/environment.yaml"
     message:
         "Training the reference CLIP (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
+        "launch {resources.processes} pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
         "--history {output.history:q} --method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+if CFG.import_reference.weights:
+
+    rule import_reference_job:
+        input:
+            **({} if CFG.import_reference.format == "tag" else {"weights": CFG.import_reference.weights}),
+        output:
+            checkpoint=directory(f"{ROOT}/import_reference/{CELL}/checkpoint"),
+        params:
+            settings=settings("model", "import_reference"),
+            architecture=architecture,
+        log:
+            f"{ROOT}/logs/import_reference/{CELL}.log",
+        benchmark:
+            f"{ROOT}/benchmarks/import_reference/{CELL}.tsv"
+        conda:
+            "../../envs/environment.yaml"
+        message:
+            "Importing the reference CLIP"
+        shell:
+            "python -m pipeline_steps.import_reference --checkpoint {output.checkpoint:q} "
+            "--method {wildcards.method} --seed {wildcards.seed} "
+            "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule learn_prompt_job:
     input:
         pairs=rules.build_manifest.output.pairs,
-        reference=f"{ROOT}/train_reference/{REFERENCE}/seed{{seed}}/checkpoint",
+        reference=REFERENCE_CHECKPOINT,
     output:
         checkpoint=directory(f"{ROOT}/learn_prompt/{CELL}/checkpoint"),
         history=f"{ROOT}/learn_prompt/{CELL}/history.parquet",
@@ -38,15 +64,17 @@ rule learn_prompt_job:
         f"{ROOT}/logs/learn_prompt/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/learn_prompt/{CELL}.tsv"
+    resources:
+        processes=1,
     conda:
         "../../envs/environment.yaml"
     message:
         "{wildcards.method}, phase 1: learning the negative prompt (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.processes} pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule unlearn_job:
@@ -63,21 +91,23 @@ rule unlearn_job:
         f"{ROOT}/logs/unlearn/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/unlearn/{CELL}.tsv"
+    resources:
+        processes=1,
     conda:
         "../../envs/environment.yaml"
     message:
         "{wildcards.method}, phase 2: unlearning by optimal transport (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
+        "launch {resources.processes} pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule train_baseline_job:
     input:
         pairs=rules.build_manifest.output.pairs,
-        reference=f"{ROOT}/train_reference/{REFERENCE}/seed{{seed}}/checkpoint",
+        reference=REFERENCE_CHECKPOINT,
     output:
         checkpoint=directory(f"{ROOT}/train_baseline/{CELL}/checkpoint"),
         history=f"{ROOT}/train_baseline/{CELL}/history.parquet",
@@ -88,12 +118,14 @@ rule train_baseline_job:
         f"{ROOT}/logs/train_baseline/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/train_baseline/{CELL}.tsv"
+    resources:
+        processes=1,
     conda:
         "../../envs/environment.yaml"
     message:
         "Training the baseline {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "python -m pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.processes} pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
-        "--threads {threads} --log {log:q} --settings {params.settings:q}"
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

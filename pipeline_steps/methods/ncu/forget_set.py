@@ -3,29 +3,81 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pipeline_steps.core.schema import ForgetSetConfig
+from pipeline_steps.methods.base import Embeddings
 
-def clean_confidence(sim_NN: Tensor, logit_scale: Tensor, direction: Literal["symmetric", "i2t"]) -> Tensor:
+
+class ForgetSet(NamedTuple):
+    """The pairs taken for false positives, (N,) bool, and the clean confidence of every pair, (N,)."""
+
+    forget_N: Tensor
+    confidence_N: Tensor
+
+
+@torch.no_grad()
+def pick_forget_set(sim_NN: Tensor, embeddings: Embeddings, settings: ForgetSetConfig) -> ForgetSet:
+    """The forget set of one batch with cosines `sim_NN` (images by captions), as every objective that has one picks it.
+
+    `selection: random` is a control: as many pairs, drawn by `embeddings.step_seed` alone. Carries no gradient.
+    """
+    scale = embeddings.logit_scale
+    confidence_N = clean_confidence(sim_NN, scale, settings.direction, settings.softmax)
+    if settings.selection == "random":
+        return ForgetSet(random_mask(len(sim_NN), settings.fraction, embeddings.step_seed, sim_NN.device), confidence_N)
+    return ForgetSet(forget_mask(confidence_N, settings.fraction), confidence_N)
+
+
+def clean_confidence(
+    sim_NN: Tensor,
+    logit_scale: Tensor,
+    direction: Literal["symmetric", "i2t"],
+    softmax: Literal["stable", "official"] = "stable",
+) -> Tensor:
     """Matched softmax probability of each pair, (N,) in [0, 1].
 
     `sim_NN[i, j]` is the cosine of image i and caption j. `symmetric` is Eq. 2, the mean of both directions;
-    `i2t` is what the official code does. Computed through log-softmax: the official quotient of exponentials
-    overflows float32 at s = 100 above a cosine of 0.887.
+    `i2t` is what the official code does. `stable` goes through log-softmax; `official` is that code's quotient of
+    exponentials in float32, which overflows at s = 100 above a cosine of 0.887: a pair is then NaN, or 0 where only
+    another caption of its row overflows.
     """
     logits_NN = logit_scale * sim_NN.float()
-    image_to_text_N = logits_NN.log_softmax(dim=1).diagonal().exp()
+    matched = _matched_quotient if softmax == "official" else _matched_softmax
     if direction == "i2t":
-        return image_to_text_N
-    return (image_to_text_N + logits_NN.log_softmax(dim=0).diagonal().exp()) / 2
+        return matched(logits_NN, 1)
+    return (matched(logits_NN, 1) + matched(logits_NN, 0)) / 2
 
 
 def forget_mask(confidence_N: Tensor, fraction: float) -> Tensor:
-    """True for the floor(fraction * N) pairs of lowest confidence (N,); equal confidences by position."""
-    count = math.floor(fraction * len(confidence_N) + 1e-9)  # 0.29 * 100 is 28.999999999999996
+    """True for the floor(fraction * N) pairs of lowest confidence (N,); equal confidences by position.
+
+    NaN counts as the highest confidence, as in the official code's `torch.topk(..., largest=False)`.
+    """
     mask_N = torch.zeros_like(confidence_N, dtype=torch.bool)
-    mask_N[confidence_N.argsort(stable=True)[:count]] = True
+    mask_N[confidence_N.argsort(stable=True)[: _count(len(confidence_N), fraction)]] = True
     return mask_N
+
+
+def random_mask(size: int, fraction: float, seed: int, device: torch.device) -> Tensor:
+    """True for floor(fraction * N) pairs drawn by `seed` on the CPU, so that every device and process agrees."""
+    order_N = torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+    mask_N = torch.zeros(size, dtype=torch.bool)
+    mask_N[order_N[: _count(size, fraction)]] = True
+    return mask_N.to(device)
+
+
+def _count(size: int, fraction: float) -> int:
+    return math.floor(fraction * size + 1e-9)  # 0.29 * 100 is 28.999999999999996
+
+
+def _matched_softmax(logits_NN: Tensor, dim: int) -> Tensor:
+    return logits_NN.log_softmax(dim=dim).diagonal().exp()
+
+
+def _matched_quotient(logits_NN: Tensor, dim: int) -> Tensor:
+    powers_NN = logits_NN.float().exp()
+    return powers_NN.diagonal() / powers_NN.sum(dim=dim)

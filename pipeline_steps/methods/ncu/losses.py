@@ -15,6 +15,16 @@ def separation_loss(text_ND: Tensor, negative_ND: Tensor, alpha: float, beta: fl
     return ((alpha - cosine_N).clamp(min=0) + (cosine_N - beta).clamp(min=0)).mean()
 
 
+def farthest_loss(text_ND: Tensor, negative_ND: Tensor) -> Tensor:
+    """Ablation V2: 2 - ||t_i - t_i^Neg||, in [0, 2]; mean over pairs.
+
+    The maximal L2 distance that the paper cites, CLIPN's text-semantic-opposite loss (Wang et al. 2023): unit vectors
+    are farthest, at 2, when opposite.
+    """
+    distance_N: Tensor = torch.linalg.vector_norm(text_ND - negative_ND, dim=1)
+    return (2 - distance_N).mean()
+
+
 def relation_loss(text_ND: Tensor, negative_ND: Tensor, variant: Literal["paper", "official"]) -> Tensor:
     """Eq. 4: the negatives keep the captions' geometry; summed over j, mean over i.
 
@@ -29,14 +39,17 @@ def relation_loss(text_ND: Tensor, negative_ND: Tensor, variant: Literal["paper"
     return difference_NN.square().sum() / len(text_ND)
 
 
-def matching_loss(image_ND: Tensor, text_ND: Tensor, negative_ND: Tensor, logit_scale: Tensor) -> Tensor:
-    """Eq. 5, with the leading minus that print lost: pairwise sigmoid loss, no bias, sum over j, mean over i.
+def matching_loss(
+    image_ND: Tensor, text_ND: Tensor, negative_ND: Tensor, logit_scale: Tensor, bias: float = 0.0
+) -> Tensor:
+    """Eq. 5, with the leading minus that print lost: pairwise sigmoid loss, sum over j, mean over i.
 
-    Caption i matches image i only; its negative matches every image but image i.
+    Caption i matches image i only; its negative matches every image but image i. `bias` is added to every logit
+    s <t_i, v_j>: none in the paper and its code; SigLIP's starts at -10.
     """
     sign_NN = 2 * torch.eye(len(image_ND), device=image_ND.device, dtype=image_ND.dtype) - 1
-    positive = F.logsigmoid(sign_NN * logit_scale * (text_ND @ image_ND.T))
-    opposite = F.logsigmoid(-sign_NN * logit_scale * (negative_ND @ image_ND.T))
+    positive = F.logsigmoid(sign_NN * logit_scale * (text_ND @ image_ND.T) + bias * sign_NN)
+    opposite = F.logsigmoid(-sign_NN * logit_scale * (negative_ND @ image_ND.T) - bias * sign_NN)
     return -(positive + opposite).sum() / len(image_ND)
 
 
@@ -46,7 +59,8 @@ def realignment_loss(
     """Eq. 11: KL(target || softmax of the logits) over rows plus over columns, each a mean over its distributions.
 
     `logits_NM` (N, N+1) are s <v_i, t_j>, last column s <v_i, t_i^Neg>; `target_NM` and `target_MN` (N+1, N) are
-    distributions along their rows (an all-zero row counts nothing). `sum` is the paper's, `mean` the official half.
+    distributions along their rows (an all-zero row counts nothing); other shapes (N, M) and (M, N) do as well.
+    `sum` is the paper's, `mean` the official half.
     """
     image_to_text = F.kl_div(logits_NM.log_softmax(dim=1), target_NM, reduction="sum") / len(target_NM)
     text_to_image = F.kl_div(logits_NM.T.log_softmax(dim=1), target_MN, reduction="sum") / len(target_MN)

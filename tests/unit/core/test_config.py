@@ -48,7 +48,7 @@ def test_all_errors_come_at_once_with_key_value_and_what_is_allowed() -> None:
         "train_reference.training.epochs = 'many': allowed is a valid integer",
         "learn_prompt.separation: alpha (-0.1) must be below beta (-0.2)",
         "methods: ncu more than once",
-        "methods: 'magic' is not a method; allowed: continued, gradient_ascent, ncu",
+        "methods: 'magic' is not a method; allowed: continued, gradient_ascent, softclip, filter_continue, ncu, ncu_v1",
         "eval_zero_shot = {}: unknown key; did you mean `eval_zeroshot`?",
         "eval_probe.max_iterations: this key is missing",
     ):
@@ -98,7 +98,7 @@ def test_two_sources_of_pairs_are_an_impossible_combination() -> None:
     raw = _default()
     raw["build_manifest"]["source_csv"] = "mine.csv"
     raw["download_images"]["url_list"] = "urls.tsv"
-    with pytest.raises(ConfigError, match="both set"):
+    with pytest.raises(ConfigError, match="are set together"):
         load_config(raw)
 
 
@@ -124,7 +124,7 @@ def test_settings_hold_the_named_sections_alone_and_load_back() -> None:
 def test_a_later_file_changes_only_its_keys(tmp_path: Path) -> None:
     extra = tmp_path / "extra.yaml"
     extra.write_text("unlearn: {gamma: 0.1}\n")
-    merged, default = read_yaml([CONFIG / "config.yaml", extra]), _default()
+    merged, default = resolve(read_yaml([CONFIG / "config.yaml", extra])), _default()
     assert merged["unlearn"]["gamma"] == 0.1
     expected = copy.deepcopy(default)
     expected["unlearn"]["gamma"] = 0.1
@@ -146,3 +146,15 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
 def test_a_missing_section_is_named() -> None:
     with pytest.raises(ConfigError, match="unlearn: this section is missing"):
         load_section({}, "unlearn", UnlearnConfig)
+
+
+def test_a_preset_is_a_column_under_the_users_keys_and_a_methods_row_goes_over_both() -> None:
+    raw = read_yaml([CONFIG / "config.yaml"]) | {"preset": "paper"}
+    raw["unlearn"] = {**raw["unlearn"], "loss_reduction": "mean"}
+    config = load_config(raw)
+    assert (config.unlearn.mix_order, config.unlearn.loss_reduction) == ("paper", "mean")
+    assert config.unlearn.training.epochs == 8
+    assert load_config(raw, "ncu_no_transport").unlearn.gamma == 0
+    assert load_config(raw).unlearn.gamma == 0.7
+    with pytest.raises(ConfigError, match=r"preset = 'papper': allowed is one of ours, paper, official"):
+        load_config(raw | {"preset": "papper"})

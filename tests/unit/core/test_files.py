@@ -97,3 +97,14 @@ def test_hash_of_a_folder_sees_names_and_bytes(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     assert sha256_of(empty) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    (tmp_path / f".a.{'0' * 32}.partial").write_text("half")
+    (tmp_path / f".b.{'1' * 32}.partial").mkdir()
+    (tmp_path / f".other.{'0' * 32}.partial").write_text("another file's")
+    with whole_file(tmp_path / "a") as partial:
+        partial.write_text("whole")
+    with whole_folder(tmp_path / "b") as partial:
+        (partial / "c").write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".other.{'0' * 32}.partial", "a", "b"]

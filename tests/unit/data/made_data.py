@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from PIL import Image, ImageDraw
+
+from pipeline_steps.data.pair_source import FilePairs, PairSource
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
@@ -65,6 +68,30 @@ def write_shard(folder: Path, shard: str, rows: Sequence[Mapping[str, Any]], suf
     successes = sum(row["status"] == "success" for row in rows)
     stats = {"count": len(rows), "successes": successes}
     (folder / f"{shard}_stats.json").write_text(json.dumps(stats), encoding="utf-8")
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """A tar shard with these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(number: int, caption: str | None = None, *, form: str = "webp") -> list[tuple[str, bytes]]:
+    """The members of one pair in a shard: picture and caption."""
+    text = f"caption {number}" if caption is None else caption
+    picture = picture_bytes(number, form={"jpg": "JPEG"}.get(form, form.upper()))
+    return [(f"{number:09d}.{form}", picture), (f"{number:09d}.txt", text.encode())]
+
+
+def read_files(source: PairSource) -> list[tuple[str, str]]:
+    """Path and caption of every row of a source of files."""
+    assert isinstance(source, FilePairs)
+    return [tuple(row.values()) for batch in source.batches for row in batch.to_pylist()]
 
 
 def section(name: str, **changes: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.download import Workplace, child_environment, fetch, running, watch
 from pipeline_steps.data.url_source import UrlSource
-from tests.unit.data.made_data import gone, section, write_shard
+from tests.unit.data.made_data import gone, sample, section, write_shard, write_tar
 
 SOUND = {"caption": "c", "status": "success"}
 FAILED = {"caption": "c", "status": "failed_to_download", "error_message": "timed out"}
@@ -39,6 +39,7 @@ def test_the_work_folder_depends_on_what_would_change_the_pictures(tmp_path: Pat
     first = key(_source(), _settings())
     assert key(_source("other list"), _settings()) != first
     assert key(_source(), _settings(image_size=32)) != first
+    assert key(_source(), _settings(output_format="webdataset")) != first
     assert key(_source(), _settings(threads=3, min_success_fraction=0.1)) == first
 
 
@@ -54,6 +55,18 @@ def test_poor_and_damaged_shards_are_forgotten_and_good_ones_kept(tmp_path: Path
     work.forget_shards(0.0)
     assert [path.name for path in work.finished_shards()] == ["00000_stats.json", "00001_stats.json"]
     work.forget_shards(0.5)
+    assert [path.name for path in work.finished_shards()] == ["00000_stats.json"]
+
+
+def test_a_tar_shard_that_was_cut_short_or_is_missing_is_forgotten(tmp_path: Path) -> None:
+    work = Workplace(tmp_path / "images", _source(), _settings(output_format="webdataset"))
+    for shard in ("00000", "00001", "00002"):
+        write_shard(work.shards, shard, [FAILED | {"key": f"{shard}0000"}])
+        write_tar(work.shards / f"{shard}.tar", sample(1))
+    cut = work.shards / "00001.tar"
+    cut.write_bytes(cut.read_bytes()[:1500])
+    (work.shards / "00002.tar").unlink()
+    work.forget_shards(0.0)
     assert [path.name for path in work.finished_shards()] == ["00000_stats.json"]
 
 

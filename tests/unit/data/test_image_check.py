@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline_steps.data.image_check import BadPicture, Picture, check_picture, check_pictures
+from pipeline_steps.data.image_check import CHUNK, BadPicture, Picture, check_picture, check_pictures
 from tests.unit.data.made_data import write_picture
 
 PIXELS = 10_000
@@ -71,7 +71,8 @@ def test_many_pictures_in_two_processes_give_what_one_by_one_gives(tmp_path: Pat
     for number in range(6, 1200):
         (tmp_path / f"{number}.png").hardlink_to(tmp_path / f"{number % 5}.png")
     paths = [f"{number}.png" for number in range(1201)]
-    found = check_pictures(tmp_path, paths, max_image_pixels=PIXELS, processes=2)
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    found = dict(check_pictures(tmp_path, iter(chunks), total=len(paths), max_image_pixels=PIXELS, processes=2))
     assert list(found) == paths
     assert found == {path: check_picture(tmp_path / path, PIXELS) for path in paths}
     assert sum(isinstance(one, BadPicture) for one in found.values()) == 2

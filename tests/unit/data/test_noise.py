@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline_steps.data.noise import shuffled_captions
+from tests.oracles import selection as oracle
+from tests.unit.data.made_tables import shuffled_captions
 
 CAPTIONS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]) | st.text(max_size=3), max_size=60)
 FRACTIONS = st.floats(0, 1)
@@ -17,6 +18,7 @@ def _ids(captions: list[str]) -> list[str]:
     return [f"{number:016x}" for number in range(len(captions))]
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 200), fraction=FRACTIONS, seed=SEEDS)
 def test_with_distinct_captions_exactly_the_fraction_changes(count: int, fraction: float, seed: int) -> None:
     captions = [f"caption {number}" for number in range(count)]
@@ -25,6 +27,7 @@ def test_with_distinct_captions_exactly_the_fraction_changes(count: int, fractio
     assert sum(new != old for new, old in zip(after, captions, strict=True)) == (chosen if chosen > 1 else 0)
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
 def test_captions_only_change_places_and_seed_and_ids_decide(captions: list[str], fraction: float, seed: int) -> None:
     after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
@@ -35,12 +38,20 @@ def test_captions_only_change_places_and_seed_and_ids_decide(captions: list[str]
     assert sum(new != old for new, old in zip(after, captions, strict=True)) <= round(fraction * len(captions))
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, seed=SEEDS)
 def test_as_many_captions_change_as_any_permutation_can_change(captions: list[str], seed: int) -> None:
     after = shuffled_captions(_ids(captions), captions, fraction=1.0, seed=seed)
     most = max(Counter(captions).values(), default=0)
     unavoidable = max(0, 2 * most - len(captions))
     assert sum(new == old for new, old in zip(after, captions, strict=True)) == unavoidable
+
+
+@settings(deadline=None)
+@given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
+def test_the_shuffling_is_that_of_the_obvious_form(captions: list[str], fraction: float, seed: int) -> None:
+    expected = oracle.shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
+    assert shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed) == expected
 
 
 def test_no_fraction_no_change_and_other_seeds_choose_others() -> None:

@@ -6,15 +6,10 @@ from typing import Any
 
 import pytest
 
-from pipeline_steps.core.config import load_section
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.schema import BuildManifestConfig
-from pipeline_steps.data.pair_source import contained, csv_pairs, downloaded_pairs
-from tests.unit.data.made_data import section, write_picture, write_shard
-
-
-def _settings(**changes: object) -> BuildManifestConfig:
-    return load_section(section("build_manifest", **changes), "build_manifest", BuildManifestConfig)
+from pipeline_steps.data.pair_source import ShardPairs, csv_pairs, downloaded_pairs, shard_pairs
+from tests.unit.data.made_data import read_files, write_picture, write_shard
+from tests.unit.data.made_tables import manifest_settings
 
 
 def _rows() -> list[dict[str, Any]]:
@@ -32,21 +27,19 @@ def test_the_order_of_arrival_does_not_matter(tmp_path: Path) -> None:
     write_shard(tmp_path / "a", "00000", rows)
     random.Random(1).shuffle(rows)
     write_shard(tmp_path / "b", "00000", rows)
-    first, second = downloaded_pairs(tmp_path / "a"), downloaded_pairs(tmp_path / "b")
-    assert first.image_paths == second.image_paths
-    assert (
-        first.captions
-        == second.captions
-        == [f"caption {number}" if number != 4 else "" for number in (0, 1, 2, 4, 5, 6, 7)]
-    )
-    assert first.image_paths[0] == "00000/000000000.webp"
+    first, second = read_files(downloaded_pairs(tmp_path / "a")), read_files(downloaded_pairs(tmp_path / "b"))
+    assert first == second
+    assert [caption for _, caption in first] == [
+        f"caption {number}" if number != 4 else "" for number in (0, 1, 2, 4, 5, 6, 7)
+    ]
+    assert first[0][0] == "00000/000000000.webp"
 
 
 def test_pictures_of_an_older_try_are_no_pairs_and_lost_ones_stay_rows(tmp_path: Path) -> None:
     write_shard(tmp_path, "00000", _rows())
     write_picture(tmp_path / "00000" / "000000003.webp", 3)
     (tmp_path / "00000" / "000000005.webp").unlink()
-    paths = downloaded_pairs(tmp_path).image_paths
+    paths = [path for path, _ in read_files(downloaded_pairs(tmp_path))]
     assert "00000/000000003.webp" not in paths
     assert "00000/000000005.webp" in paths
 
@@ -61,48 +54,49 @@ def test_an_own_csv_starts_from_its_folder_or_from_the_root_given(tmp_path: Path
     (tmp_path / "lists").mkdir()
     for name, image in (("here", "a.png"), ("there", "lists/a.png")):
         (tmp_path / "lists" / f"{name}.csv").write_text(f"image_path,text_content\n{image},red\n")
-    here = csv_pairs(tmp_path / "lists" / "here.csv", _settings())
-    there = csv_pairs(tmp_path / "lists" / "there.csv", _settings(image_root=str(tmp_path)))
-    assert (here.root, here.image_paths, here.captions) == (tmp_path / "lists", ["a.png"], ["red"])
-    assert (there.root, there.image_paths) == (tmp_path, ["lists/a.png"])
+    here = csv_pairs(tmp_path / "lists" / "here.csv", manifest_settings())
+    there = csv_pairs(tmp_path / "lists" / "there.csv", manifest_settings(image_root=str(tmp_path)))
+    assert (here.root, read_files(here)) == (tmp_path / "lists", [("a.png", "red")])
+    assert (there.root, read_files(there)) == (tmp_path, [("lists/a.png", "red")])
     with pytest.raises(PipelineError, match="image_root = '.*nowhere' is not a folder"):
-        csv_pairs(tmp_path / "lists" / "here.csv", _settings(image_root=str(tmp_path / "nowhere")))
+        csv_pairs(tmp_path / "lists" / "here.csv", manifest_settings(image_root=str(tmp_path / "nowhere")))
 
 
 def test_a_csv_without_the_columns_names_those_it_has(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("file,text\na.png,red\n")
     with pytest.raises(PipelineError, match=r"'image_path' \(build_manifest.image_column\).*'file', 'text'"):
-        csv_pairs(tmp_path / "a.csv", _settings())
-    renamed = _settings(image_column="file", caption_column="text")
-    assert csv_pairs(tmp_path / "a.csv", renamed).captions == ["red"]
+        read_files(csv_pairs(tmp_path / "a.csv", manifest_settings()))
+    renamed = manifest_settings(image_column="file", caption_column="text")
+    assert read_files(csv_pairs(tmp_path / "a.csv", renamed)) == [("a.png", "red")]
 
 
-def test_paths_below_the_root_become_relative_and_plain(tmp_path: Path) -> None:
-    write_picture(tmp_path / "a" / "1.png", 1)
-    (tmp_path / "a" / "link.png").symlink_to("1.png")
-    paths = ["a/1.png", "./a/../a/1.png", str(tmp_path / "a" / "1.png"), "a/link.png", "a/not there.png"]
-    assert contained(tmp_path, paths) == ["a/1.png"] * 4 + ["a/not there.png"]
+def test_a_path_out_of_the_root_is_refused_when_all_rows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image_path,text_content\na.png,red\n../a.png,blue\nb.png,green\n")
+    with pytest.raises(PipelineError, match=r"1 of 3 rows .* row 2: '../a.png'"):
+        read_files(csv_pairs(tmp_path / "a.csv", manifest_settings()))
 
 
-def test_every_way_out_of_the_root_is_refused_and_its_row_named(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    outside = write_picture(tmp_path / "outside.png", 1)
-    write_picture(root / "a.png", 1)
-    (root / "link.png").symlink_to(outside)
-    (root / "folder").symlink_to(tmp_path)
-    bad = [
-        "../outside.png",
-        str(outside),
-        "link.png",
-        "folder/outside.png",
-        "",
-        ".",
-        "a\0.png",
-        "/etc/passwd",
-        "../root2/a",
-    ]
-    for path in bad:
-        with pytest.raises(PipelineError, match=r"1 of 2 rows .* row 2: "):
-            contained(root, ["a.png", path])
-    with pytest.raises(PipelineError, match=r"12 of 12 rows .*row 10: '/x9' and 2 more"):
-        contained(root, [f"/x{number}" for number in range(12)])
+def test_shards_of_a_folder_come_by_name_and_other_files_do_not_count(tmp_path: Path) -> None:
+    for name in ("b.tar", "a.tar", "a.json", "c.tar.gz"):
+        (tmp_path / name).touch()
+    source = shard_pairs(tmp_path, manifest_settings(caption_column="caption"))
+    assert source == ShardPairs(tmp_path, ("a.tar", "b.tar"), "caption")
+
+
+def test_a_folder_without_shards_and_a_shard_elsewhere_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for folder in (tmp_path / "folder", tmp_path / "nowhere"):
+        with pytest.raises(PipelineError, match="no folder with webdataset shards"):
+            shard_pairs(folder, manifest_settings())
+    (tmp_path / "elsewhere.tar").touch()
+    (tmp_path / "folder" / "a.tar").symlink_to(tmp_path / "elsewhere.tar")
+    with pytest.raises(PipelineError, match="leads outside the root"):
+        shard_pairs(tmp_path / "folder", manifest_settings())
+
+
+def test_a_download_of_tar_shards_gives_the_finished_ones(tmp_path: Path) -> None:
+    for shard in ("00001", "00000", "00002"):
+        write_shard(tmp_path, shard, [])
+        (tmp_path / f"{shard}.tar").touch()
+    (tmp_path / "00001_stats.json").unlink()
+    assert downloaded_pairs(tmp_path) == ShardPairs(tmp_path, ("00000.tar", "00002.tar"), "caption")

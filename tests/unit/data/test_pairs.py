@@ -10,7 +10,8 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.data.pairs import EpochBatches, PairDataset, mixed_seed, pair_loader, read_image
+from pipeline_steps.data.pairs import EpochBatches, PairDataset, mixed_seed, pair_loader
+from pipeline_steps.data.pictures import PictureReader
 
 TRANSFORM = transforms.Compose([transforms.RandomResizedCrop(16), transforms.ToTensor()])
 
@@ -24,15 +25,19 @@ def dataset(tmp_path: Path) -> PairDataset:
     generator = np.random.default_rng(0)
     for row in range(12):
         Image.fromarray(generator.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
-    table = pa.table({"image_path": [f"{row}.png" for row in range(12)], "caption": ["x" * row for row in range(12)]})
-    return PairDataset(table, tmp_path, TRANSFORM, _tokens, seed=3)
+    nowhere = pa.nulls(12, pa.int64())
+    table = pa.table(
+        {"image_path": [f"{row}.png" for row in range(12)], "image_offset": nowhere, "image_bytes": nowhere,
+         "caption": ["x" * row for row in range(12)]}
+    )  # fmt: skip
+    return PairDataset(table, PictureReader(tmp_path), TRANSFORM, _tokens, seed=3)
 
 
 def _run(dataset: PairDataset, workers: int, epoch: int) -> tuple[list[int], torch.Tensor]:
     batches = EpochBatches(len(dataset), 4, seed=3)
     batches.epoch = dataset.epoch = epoch
     parts = list(pair_loader(dataset, batches, workers))
-    return torch.cat([rows for rows, _, _ in parts]).tolist(), torch.cat([images for _, images, _ in parts])
+    return torch.cat([part.rows for part in parts]).tolist(), torch.cat([part.images for part in parts])
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_and_not_on_workers(dataset: PairDataset) -> None:
@@ -70,11 +75,34 @@ def test_a_picture_that_went_bad_since_the_manifest_is_named(dataset: PairDatase
             dataset[row]
 
 
-def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
-    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert read_image(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
-    Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
+def test_the_order_is_the_same_for_any_number_of_processes_and_goes_on_where_it_stopped() -> None:
+    whole = list(EpochBatches(13, 4, seed=1))
+    shares = [list(EpochBatches(13, 4, seed=1, share=slice(start, start + 2))) for start in (0, 2)]
+    assert [first + second for first, second in zip(*shares, strict=True)] == whole
+    later = EpochBatches(13, 4, seed=1)
+    later.first = 2
+    assert list(later) == whole[2:]
+
+
+def test_every_pair_comes_at_most_once_an_epoch_and_the_order_may_stay() -> None:
+    batches = EpochBatches(13, 4, seed=1)
+    assert len({row for batch in batches for row in batch}) == 12
+    again = EpochBatches(13, 4, seed=1, reshuffle=False)
+    first = list(again)
+    batches.epoch = again.epoch = 1
+    assert list(again) == first
+    assert list(batches) != first
+
+
+def test_a_batch_comes_in_chunks_in_its_order(dataset: PairDataset) -> None:
+    batch = next(iter(pair_loader(dataset, EpochBatches(12, 7, seed=0), 0)))
+    assert batch.negative_tokens is None
+    assert batch.chunks(None) == [batch]
+    assert batch.chunks(7) == [batch]
+    chunks = batch.chunks(3)
+    assert [len(chunk.rows) for chunk in chunks] == [3, 3, 1]
+    assert torch.equal(torch.cat([chunk.images for chunk in chunks]), batch.images)
+    assert torch.equal(torch.cat([chunk.tokens for chunk in chunks]), batch.tokens)
 
 
 def test_mixed_seeds_differ_for_neighbours_and_order() -> None:

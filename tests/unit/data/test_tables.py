@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.data.tables import read_text_columns
+from pipeline_steps.data.tables import read_text_columns, text_batches
 
 COLUMNS = {"section.url_column": "url", "section.caption_column": "caption"}
 
@@ -76,3 +76,41 @@ def test_one_column_cannot_be_both(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("url,caption\nu,c\n")
     with pytest.raises(PipelineError, match="two different columns"):
         read_text_columns(tmp_path / "a.csv", {"a": "url", "b": "url"})
+
+
+@pytest.mark.parametrize(
+    ("names", "content"),
+    [
+        (["caption", "url"], b'a "quoted" word, a comma\thttp://a/1\n"unpaired\thttp://a/2\n'),
+        (["url", "caption"], b'http://a/1\ta "quoted" word, a comma\nhttp://a/2\t"unpaired\n'),
+    ],
+)
+def test_lists_without_a_header_line_get_their_columns_names_and_keep_quotes(
+    tmp_path: Path, names: list[str], content: bytes
+) -> None:
+    (tmp_path / "a.tsv").write_bytes(content)
+    assert read_text_columns(tmp_path / "a.tsv", COLUMNS, names).to_pydict() == {
+        "url": ["http://a/1", "http://a/2"],
+        "caption": ['a "quoted" word, a comma', '"unpaired'],
+    }
+
+
+def test_names_that_do_not_fit_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("x\ty\tz\n")
+    with pytest.raises(PipelineError, match="Expected 2 columns, got 3"):
+        read_text_columns(tmp_path / "a.tsv", COLUMNS, ["url", "caption"])
+    with pytest.raises(PipelineError, match=r"no column 'url' \(section.url_column\).*'link', 'caption'"):
+        read_text_columns(tmp_path / "a.tsv", COLUMNS, ["link", "caption"])
+    pq.write_table(pa.table({"url": ["u"], "caption": ["c"]}), tmp_path / "a.parquet")
+    with pytest.raises(PipelineError, match="names its columns itself"):
+        read_text_columns(tmp_path / "a.parquet", COLUMNS, ["url", "caption"])
+
+
+def test_large_files_come_part_by_part(tmp_path: Path) -> None:
+    rows = 300_000
+    (tmp_path / "a.tsv").write_text("".join(f"http://a/{row}\tcaption {row} {'x' * 50}\n" for row in range(rows)))
+    pq.write_table(pa.table({"url": map(str, range(rows)), "caption": ["c"] * rows}), tmp_path / "a.parquet")
+    for path, names in ((tmp_path / "a.tsv", ["url", "caption"]), (tmp_path / "a.parquet", None)):
+        sizes = [batch.num_rows for batch in text_batches(path, COLUMNS, names)]
+        assert sum(sizes) == rows
+        assert max(sizes) < rows

@@ -57,3 +57,13 @@ def test_an_empty_list_and_the_wrong_column_are_errors(tmp_path: Path, rows: str
     path.write_text(f"url,caption\n{rows}")
     with pytest.raises(PipelineError, match=fact), url_source(path, _settings(url_list=str(path))):
         pass
+
+
+@pytest.mark.parametrize("columns", [["caption", "url"], ["url", "caption"]])
+def test_lists_without_a_header_line_as_cc3m_and_cc12m_come(tmp_path: Path, columns: list[str]) -> None:
+    row = {"url": "http://a/1", "caption": 'the "best" of\u2026 it, "so they say'}
+    path = tmp_path / "list.tsv"
+    path.write_text("\t".join(row[name] for name in columns) + "\n", encoding="utf-8")
+    with url_source(path, _settings(url_list=str(path), url_list_columns=columns)) as source:
+        assert source.table.to_pylist() == [row]
+        assert source.refused_urls == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -10,6 +11,7 @@ from PIL import Image
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.models.clip import ClipBundle, create_clip, load_clip, save_clip
+from tests.unit.models.architectures import KINDS, make, write_architecture
 
 ARCHITECTURE = "config/models/openclipart_rn.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -74,3 +76,91 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
 def test_an_unknown_architecture_is_refused(architecture: str) -> None:
     with pytest.raises(PipelineError, match="model.architecture"):
         create_clip(architecture)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_open_clip_loads_every_kind_of_model_with_equal_embeddings(kind: str, tmp_path: Path) -> None:
+    bundle = make(kind, tmp_path)
+    save_clip(tmp_path / "checkpoint", bundle)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{tmp_path}/checkpoint")
+    texts = ["a red flag", "the dog on a house", "a long " * 20]
+    tokens = open_clip.get_tokenizer(f"local-dir:{tmp_path}/checkpoint")(texts)
+    assert torch.equal(tokens, bundle.tokenizer(texts))
+    size = bundle.model.visual.image_size
+    images = torch.randn(2, 3, *(size if isinstance(size, tuple) else (size, size)))
+    ours, theirs = bundle.model.eval(), model.eval()
+    again = load_clip(tmp_path / "checkpoint", str(tmp_path / f"small_{kind}.json")).model.eval()
+    assert again.text_layout == ours.text_layout
+    with torch.inference_mode():
+        for other in (theirs, again):
+            assert torch.equal(ours.encode_image(images, normalize=True), other.encode_image(images, normalize=True))
+            assert torch.equal(ours.encode_text(tokens, normalize=True), other.encode_text(tokens, normalize=True))
+    picture = Image.effect_noise((90, 70), 80).convert("RGB")
+    assert torch.equal(preprocess(picture), bundle.preprocess(picture))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_gives_every_weight(kind: str, tmp_path: Path) -> None:
+    first, second = (make(kind, tmp_path).model.state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert all(bool(tensor.isfinite().all()) for tensor in first.values())
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "longest", "squash"])
+def test_preprocessing_travels_with_the_weights(interpolation: str, resize_mode: str, tmp_path: Path) -> None:
+    chosen = {
+        "mean": (0.4, 0.5, 0.6),
+        "std": (0.2, 0.3, 0.4),
+        "interpolation": interpolation,
+        "resize_mode": resize_mode,
+    }
+    before = create_clip(str(write_architecture("resnet", tmp_path)), chosen)
+    save_clip(tmp_path / "checkpoint", before)
+    after = load_clip(tmp_path / "checkpoint")
+    picture = Image.effect_noise((90, 70), 80).convert("RGB")
+    assert torch.equal(before.preprocess(picture), after.preprocess(picture))
+    plain = create_clip(str(write_architecture("resnet", tmp_path)))
+    assert not torch.equal(plain.preprocess(picture), after.preprocess(picture))
+    for bundle in (before, after):
+        crop = bundle.train_transform(0.5).transforms[0]  # type: ignore[attr-defined]
+        assert crop.interpolation.value == interpolation
+        assert tuple(crop.scale) == (0.5, 1.0)
+
+
+def test_provenance_travels_with_the_weights(bundle: ClipBundle, tmp_path: Path) -> None:
+    known = {"source": "somewhere", "format": "laclip", "sha256": "ab"}
+    save_clip(tmp_path / "imported", replace(bundle, provenance=known))
+    save_clip(tmp_path / "trained_on", load_clip(tmp_path / "imported"))
+    assert load_clip(tmp_path / "trained_on").provenance == known
+    save_clip(tmp_path / "own", bundle)
+    assert load_clip(tmp_path / "own").provenance == {}
+    assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["open_clip_config.json", WEIGHTS]
+
+
+def test_a_tokenizer_that_is_not_to_be_had_is_named_before_the_model_is_made(tmp_path: Path) -> None:
+    path = write_architecture("siglip", tmp_path)
+    absent = str(tmp_path / "no_tokenizer_here")
+    config = json.loads(path.read_text())
+    config["text_cfg"]["hf_tokenizer_name"] = absent
+    path.write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match=f"the tokenizer '{absent}' .*Run once where there is a network, or copy"):
+        create_clip(str(path))
+
+
+def test_a_text_model_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
+    path = write_architecture("hugging_face", tmp_path)
+    absent = str(tmp_path / "no_model_here")
+    config = json.loads(path.read_text())
+    config["text_cfg"]["hf_model_name"] = absent
+    path.write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match=f"text tower '{absent}' .*config.json"):
+        create_clip(str(path))
+
+
+def test_a_checkpoint_without_its_tokenizer_is_named(tmp_path: Path) -> None:
+    save_clip(tmp_path / "checkpoint", make("siglip", tmp_path))
+    for path in (tmp_path / "checkpoint").glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(PipelineError, match="the tokenizer .*hf_tokenizer_name.*checkpoint"):
+        load_clip(tmp_path / "checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,24 +12,33 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.schema import LearnPromptConfig, TrainingConfig, UnlearnConfig
+from pipeline_steps.core.schema import LearnPromptConfig, NegativeTextConfig, TrainingConfig, UnlearnConfig
+from pipeline_steps.data.negative_text import NegativeText
 from pipeline_steps.data.pairs import PairDataset
+from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.methods.base import Embeddings, LossOutput, Objective
 from pipeline_steps.methods.continued import Continued
 from pipeline_steps.methods.ncu.objectives import HardestNegative, Unlearning
 from pipeline_steps.models.clip import create_clip
 from pipeline_steps.models.freeze import apply_freeze
 from pipeline_steps.models.prompt import new_prompt
-from pipeline_steps.training.loop import MAX_LOGIT_SCALE, HistoryRow, Learner, Phase, fit
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.history import HistoryRow
+from pipeline_steps.training.loop import Phase, fit
 from pipeline_steps.training.monitor import ForgetSetMonitor
 from pipeline_steps.training.optimizer import build_optimizer
+from pipeline_steps.training.state import load_state
+from pipeline_steps.training.update import Learner
 from tests.unit.paths import CONFIG, REPOSITORY
 
 RAW = resolve(read_yaml([CONFIG]))
 PAIRS = 40
+ALONE = Processes(0, 1, torch.device("cpu"))
+NEGATIVE_TEXT = load_section(RAW, "unlearn.negative_text", NegativeTextConfig)
 TRAINING = replace(
     load_section(RAW, "train_reference.training", TrainingConfig), epochs=3, batch_size=16, warmup_fraction=0.1
 )
@@ -64,9 +74,11 @@ def run(tmp_path: Path) -> Run:
     generator = np.random.default_rng(0)
     for row in range(PAIRS):
         Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
+    nowhere = pa.nulls(PAIRS, pa.int64())
     pairs = pa.table(
-        {"image_path": [f"{row}.png" for row in range(PAIRS)], "caption": [f"number {row}" for row in range(PAIRS)]}
-    )
+        {"image_path": [f"{row}.png" for row in range(PAIRS)], "image_offset": nowhere, "image_bytes": nowhere,
+         "caption": [f"number {row}" for row in range(PAIRS)]}
+    )  # fmt: skip
 
     def train(
         objective: Objective, settings: TrainingConfig = TRAINING, *, prompt: bool = False, fingerprint: str = "mine"
@@ -76,8 +88,11 @@ def run(tmp_path: Path) -> Run:
         apply_freeze(bundle.model, settings.freeze)
         vectors = new_prompt(bundle.model, 3, 0.02, torch.Generator().manual_seed(0)) if prompt else None
         optimizer = build_optimizer(bundle.model, settings, vectors, 1e-3, 0.1)
-        dataset = PairDataset(pairs, tmp_path, bundle.train_transform(0.8), bundle.tokenizer, 0)
-        learner = Learner(bundle.model, optimizer, objective, torch.device("cpu"), vectors)
+        negative = NegativeText(pairs["caption"], NEGATIVE_TEXT, 0) if prompt else None
+        transform = bundle.train_transform(0.8)
+        dataset = PairDataset(pairs, PictureReader(tmp_path), transform, bundle.tokenizer, 0, negative)
+        scaler = GradScaler("cpu", enabled=False)
+        learner = Learner(bundle.model, optimizer, objective, ALONE, scaler, vectors)
         phase = Phase(
             dataset, settings, 0, tmp_path / "state.pt", fingerprint, ForgetSetMonitor(torch.arange(PAIRS) < 10),
             lambda step, metrics: None, "test",
@@ -132,17 +147,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_last_good
     run: Run, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        PipelineError, match=r"loss is nan at epoch 2, step 3 \(retain = 1\).*last good state is .*state.pt"
+        PipelineError, match=r"loss is nan \(retain = 1\) at epoch 2, step 3.*last good state is .*state.pt"
     ):
         run(StopsAt(4, nan=True))
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["epoch"] == 1
+    state = load_state(tmp_path / "state.pt", "mine")
+    assert state is not None
+    assert state["done"] == 2
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
 
 def test_the_logit_scale_never_leaves_its_bounds(run: Run) -> None:
     learner, history = run(Continued(), replace(TRAINING, lr=0.5, epochs=4, grad_clip_norm=None))
-    assert learner.model.logit_scale.item() <= MAX_LOGIT_SCALE + 1e-6
+    assert learner.model.logit_scale.item() <= math.log(100) + 1e-6
     assert max(_values(history, "logit_scale")) <= 100.001
 
 
@@ -172,5 +188,44 @@ def test_both_phases_of_ncu_train_what_they_should_and_report_their_terms(run: R
 
 
 def test_an_objective_without_its_prompt_is_refused(run: Run) -> None:
-    with pytest.raises(PipelineError, match="needs a negative prompt"):
+    with pytest.raises(PipelineError, match="needs negatives and these batches hold no text"):
         run(HardestNegative(load_section(RAW, "learn_prompt", LearnPromptConfig)))
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5])
+def test_a_state_of_any_step_is_gone_on_from(run: Run, tmp_path: Path, call: int) -> None:
+    settings = replace(TRAINING, save_minutes=0.0)
+    whole, history = run(Continued(), settings)
+    (tmp_path / "state.pt").unlink()
+    with pytest.raises(StopError):
+        run(StopsAt(call), settings)
+    state = load_state(tmp_path / "state.pt", "mine")
+    assert (0 if state is None else state["done"]) == call - 1
+    resumed, again = run(Continued(), settings)
+    assert _values(again, "loss") == _values(history, "loss")
+    for name, tensor in _weights(whole).items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_batch_statistics_that_would_depend_on_chunks_are_refused(run: Run) -> None:
+    with pytest.raises(PipelineError, match=r"batch normalisation \(the first: visual.bn1\).*chunk_size: null"):
+        run(Continued(), replace(TRAINING, chunk_size=8))
+    frozen = replace(TRAINING, chunk_size=8, epochs=1, freeze=replace(TRAINING.freeze, image_tower=True))
+    _, history = run(Continued(), frozen)
+    assert len(_values(history, "loss")) == PAIRS // 16
+
+
+def test_a_loss_that_is_not_finite_is_skipped_and_counted(run: Run) -> None:
+    learner, history = run(StopsAt(2, nan=True), replace(TRAINING, on_nonfinite="skip"))
+    assert _values(history, "skipped_steps") == [0, 1, 1, 1, 1, 1]
+    assert [math.isnan(value) for value in _values(history, "loss")] == [False, True, False, False, False, False]
+    assert all(torch.isfinite(tensor).all() for tensor in _weights(learner).values())
+
+
+def test_the_forget_set_is_told_per_epoch(run: Run) -> None:
+    unlearn = load_section(RAW, "unlearn", UnlearnConfig)
+    _, history = run(Unlearning(unlearn), replace(unlearn.training, epochs=2, batch_size=16), prompt=True)
+    for name in ("epoch_precision", "epoch_recall", "epoch_base_rate", "epoch_auroc"):
+        rows = [row for row in history if row[2] == f"forget_set/{name}"]
+        assert [row[:2] for row in rows] == [(1, 0), (3, 1)], name
+        assert all(0 <= row[3] <= 1 for row in rows)

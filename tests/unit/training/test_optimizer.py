@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -8,17 +10,75 @@ from pipeline_steps.core.schema import TrainingConfig
 from pipeline_steps.training.optimizer import build_optimizer
 from tests.unit.paths import CONFIG
 
+SETTINGS = load_section(resolve(read_yaml([CONFIG])), "learn_prompt.training", TrainingConfig)
+
+
+class TimmLike(nn.Module):
+    """Names as in a CLIP whose image tower is timm's and whose text tower is open_clip's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.visual = nn.ModuleDict({"norm1": nn.LayerNorm(4), "attn": nn.Linear(4, 4), "norm2": nn.LayerNorm(4)})
+        self.ln_final = nn.LayerNorm(4)
+        self.bn1 = nn.BatchNorm2d(4)
+        self.class_embedding = nn.Parameter(torch.zeros(4))
+        self.positional_embedding = nn.Parameter(torch.zeros(3, 4))
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+
+def test_official_names_miss_norm1_and_norm2_and_decay_the_class_embedding() -> None:
+    model = TimmLike()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {}
+    for rule in ("matrices", "official_names"):
+        decayed, plain = build_optimizer(model, replace(SETTINGS, weight_decay_on=rule)).param_groups
+        assert (decayed["weight_decay"], plain["weight_decay"]) == (SETTINGS.weight_decay, 0)
+        found[rule] = {names[parameter] for parameter in decayed["params"]}
+        assert found[rule] | {names[parameter] for parameter in plain["params"]} == set(names.values())
+    assert found["matrices"] == {"visual.attn.weight", "positional_embedding"}
+    assert found["official_names"] - found["matrices"] == {
+        "visual.norm1.weight",
+        "visual.norm2.weight",
+        "class_embedding",
+    }
+
+
+def test_decay_by_dimension_keeps_the_models_order_of_tensors() -> None:
+    model = TimmLike()
+    decayed, plain = (group["params"] for group in build_optimizer(model, SETTINGS).param_groups)
+    expected = list(model.parameters())
+    for found, keep in ((decayed, lambda p: p.ndim >= 2), (plain, lambda p: p.ndim < 2)):
+        wanted = [parameter for parameter in expected if keep(parameter)]
+        assert len(found) == len(wanted)
+        assert all(one is other for one, other in zip(found, wanted, strict=True))
+
 
 def test_only_matrices_decay_frozen_tensors_stay_out_and_the_prompt_is_its_own_group() -> None:
-    settings = load_section(resolve(read_yaml([CONFIG])), "learn_prompt.training", TrainingConfig)
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
     model[2].weight.requires_grad = False
     prompt = nn.Parameter(torch.zeros(8, 4))
-    optimizer = build_optimizer(model, settings, prompt, prompt_lr=3e-4, prompt_weight_decay=0.1)
+    optimizer = build_optimizer(model, SETTINGS, prompt, prompt_lr=3e-4, prompt_weight_decay=0.1)
     matrices, vectors, prompts = optimizer.param_groups
     assert [tuple(p.shape) for p in matrices["params"]] == [(4, 3)]
-    assert matrices["weight_decay"] == settings.weight_decay
+    assert matrices["weight_decay"] == SETTINGS.weight_decay
     assert sorted(tuple(p.shape) for p in vectors["params"]) == [(2,), (4,), (4,), (4,)]
     assert vectors["weight_decay"] == 0
     assert prompts["params"][0] is prompt
     assert (prompts["peak_lr"], prompts["weight_decay"]) == (3e-4, 0.1)
+
+
+def test_adam_has_the_epsilon_and_betas_of_the_settings() -> None:
+    model = TimmLike()
+    moved = []
+    for epsilon in (1e-8, 1e-2):
+        torch.manual_seed(0)
+        settings = replace(SETTINGS, adam_epsilon=epsilon, beta1=0.5, beta2=0.6, weight_decay=0.0)
+        optimizer = build_optimizer(model, settings)
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.6)}
+        before = model.visual["attn"].weight.detach().clone()
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e-3)
+        optimizer.step()
+        moved.append((model.visual["attn"].weight.detach() - before).abs().mean().item() / SETTINGS.lr)
+    assert moved[0] > 0.99
+    assert moved[1] < 0.1

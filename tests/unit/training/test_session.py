@@ -6,44 +6,26 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import FreezeConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
 from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
-from pipeline_steps.data.manifest import SCHEMA, write_manifest
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.methods.continued import Continued
 from pipeline_steps.models.clip import ClipBundle, create_clip, load_clip
-from pipeline_steps.training.loop import HistoryRow
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.history import HistoryRow
 from pipeline_steps.training.session import PhasePlan, train, train_checkpoint
 from tests.unit.paths import CONFIG, REPOSITORY
 from tests.unit.training.test_loop import StopError, StopsAt
 
 RAW = resolve(read_yaml([CONFIG]))
 PHASES = ("learn_prompt", "unlearn")
-
-
-@pytest.fixture
-def pairs(tmp_path: Path) -> Path:
-    generator = np.random.default_rng(0)
-    rows = []
-    for row in range(24):
-        Image.fromarray(generator.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
-        rows.append(
-            {"id": f"{row:02d}", "image_path": f"{row}.png", "sha256": "0", "width": 36, "height": 36,
-             "caption": f"number {row}", "split": "train" if row < 20 else "validation", "is_noisy": row < 5,
-             "clean_caption": f"number {row}"}
-        )  # fmt: skip
-    write_manifest(tmp_path / "pairs.parquet", pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path)
-    return tmp_path / "pairs.parquet"
 
 
 def _plans(second: Objective) -> list[PhasePlan]:
@@ -98,11 +80,11 @@ def test_more_frozen_blocks_than_there_are_and_a_batch_larger_than_the_data_are_
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
     paths = {"pairs": pairs, "checkpoint": tmp_path / "c", "history": tmp_path / "h"}
-    settings = _plans(Continued())[0].training
+    settings, alone = _plans(Continued())[0].training, Processes(0, 1, torch.device("cpu"))
     with tracked_run(RunIdentity("test", "unlearn", "ncu", 0), {}, {}, tmp_path / "c") as run:
         context = StepContext(paths, RAW, "ncu", 0, 1, run, logging.getLogger("pipeline_steps"))
         frozen = replace(settings, freeze=FreezeConfig(False, False, False, False, False, 9))
         with pytest.raises(PipelineError, match=r"text_blocks = 9; this text tower has 2 blocks"):
-            train(context, bundle, [PhasePlan("unlearn", frozen, Continued())])
+            train(context, bundle, [PhasePlan("unlearn", frozen, Continued())], alone)
         with pytest.raises(PipelineError, match=r"batch_size = 21 is larger than the 20 training pairs"):
-            train(context, bundle, [PhasePlan("unlearn", replace(settings, batch_size=21), Continued())])
+            train(context, bundle, [PhasePlan("unlearn", replace(settings, batch_size=21), Continued())], alone)

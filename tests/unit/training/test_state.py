@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import logging
 from pathlib import Path
 
@@ -19,7 +21,7 @@ def test_a_state_comes_back_for_its_own_training(tmp_path: Path) -> None:
     assert load_state(tmp_path / "none.pt", "mine") is None
 
 
-@pytest.mark.parametrize("damage", ["torn", "foreign", "empty", "code"])
+@pytest.mark.parametrize("damage", ["torn", "flipped", "foreign", "empty", "code"])
 def test_a_torn_or_foreign_state_is_named_and_left_aside(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
@@ -27,13 +29,20 @@ def test_a_torn_or_foreign_state_is_named_and_left_aside(
     save_state(path, "mine", {"epoch": 3, "model": torch.zeros(1000)})
     if damage == "torn":
         path.write_bytes(path.read_bytes()[:2000])
+    elif damage == "flipped":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
     elif damage == "empty":
         path.write_bytes(b"")
     elif damage == "code":
-        torch.save({"fingerprint": Path("/")}, path)
+        stream = io.BytesIO()
+        torch.save({"fingerprint": Path("/")}, stream)
+        path.write_bytes(stream.getvalue() + hashlib.sha256(stream.getvalue()).digest())
     logger = logging.getLogger("pipeline_steps")
     logger.propagate = True
     with caplog.at_level(logging.WARNING, logger="pipeline_steps"):
         assert load_state(path, "other" if damage == "foreign" else "mine") is None
     assert str(path) in caplog.text
-    assert ("other settings" if damage == "foreign" else "torn or foreign") in caplog.text
+    words = {"foreign": "other settings", "code": "is foreign"}
+    assert words.get(damage, "is torn or is no state file") in caplog.text

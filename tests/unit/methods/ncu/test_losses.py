@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline_steps.methods.ncu.losses import matching_loss, realignment_loss, relation_loss, separation_loss
+from pipeline_steps.methods.ncu.losses import (
+    farthest_loss,
+    matching_loss,
+    realignment_loss,
+    relation_loss,
+    separation_loss,
+)
 from pipeline_steps.methods.ncu.targets import alignment_targets
 from tests.oracles import ncu_losses as oracle
 from tests.unit.methods.batches import batch
@@ -37,12 +43,26 @@ def test_relation_variants_differ_and_vanish_on_their_own_symmetry() -> None:
     assert relation_loss(text, -text, "official").item() == pytest.approx(0, abs=1e-24)
 
 
-def test_matching_equals_a_plain_loop_of_equation_5_with_its_lost_minus() -> None:
+@pytest.mark.parametrize("bias", [0.0, -10.0])
+def test_matching_equals_a_plain_loop_of_equation_5_with_its_lost_minus(bias: float) -> None:
     image, text, negative = batch(7)
-    expected = oracle.matching(image.tolist(), text.tolist(), negative.tolist(), SCALE.item())
-    found = matching_loss(image, text, negative, SCALE)
+    expected = oracle.matching(image.tolist(), text.tolist(), negative.tolist(), SCALE.item(), bias)
+    found = matching_loss(image, text, negative, SCALE, bias)
     assert found.item() == pytest.approx(expected, rel=1e-12)
     assert found.item() > 0
+
+
+def test_farthest_is_a_plain_loop_and_zero_only_for_opposite_vectors() -> None:
+    _, text, negative = batch(9)
+    expected = oracle.farthest(text.tolist(), negative.tolist())
+    assert farthest_loss(text, negative).item() == pytest.approx(expected, rel=1e-12)
+    assert farthest_loss(text, -text).item() == pytest.approx(0, abs=1e-12)
+    same = text.clone().requires_grad_()
+    loss = farthest_loss(text, same)
+    loss.backward()
+    assert loss.item() == 2
+    assert same.grad is not None
+    assert torch.isfinite(same.grad).all()
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
@@ -62,13 +82,16 @@ def test_realignment_is_zero_where_the_softmax_already_is_the_target() -> None:
     assert realignment_loss(logits, *targets, "sum").item() == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ["separation", "relation_paper", "relation_official", "matching", "realignment"])
+@pytest.mark.parametrize(
+    "name", ["separation", "farthest", "relation_paper", "relation_official", "matching", "realignment"]
+)
 def test_gradients_by_finite_differences(name: str) -> None:
     image, text, negative = (tensor.requires_grad_() for tensor in batch(5))
     logits, plan, forget = _problem()
     targets = alignment_targets(plan, forget, 0.7, "official")
     checks = {
         "separation": (lambda t, n: separation_loss(t, n, -0.7, -0.2), (text, negative)),
+        "farthest": (farthest_loss, (text, negative)),
         "relation_paper": (lambda t, n: relation_loss(t, n, "paper"), (text, negative)),
         "relation_official": (lambda t, n: relation_loss(t, n, "official"), (text, negative)),
         "matching": (matching_loss, (image, text, negative, SCALE.clone().requires_grad_())),

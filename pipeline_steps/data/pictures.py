@@ -1,0 +1,96 @@
+"""Pictures as RGB, out of files and out of byte ranges of tar shards."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from pipeline_steps.core.errors import PipelineError
+
+# Formats that Pillow decodes itself; its EPS reader, for one, would start another program.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_OPEN_SHARDS = 256
+
+
+class PictureReader:
+    """Reads the pictures of a manifest, whose paths start from `root`.
+
+    Of the tar shards the `open_shards` used last stay open. Every process has its own: a copy made by pickling
+    starts with none, and reads name their place, so a copy made by forking does not move the parent's.
+    """
+
+    def __init__(self, root: Path, *, open_shards: int = _OPEN_SHARDS) -> None:
+        self._root = os.fspath(root)
+        self._limit = open_shards
+        self._open: OrderedDict[str, BinaryIO] = OrderedDict()
+
+    def read(self, image_path: str, offset: int | None = None, size: int | None = None) -> Image.Image:
+        """The picture in the file `image_path`, or in its `size` bytes from `offset` on where it is a tar shard.
+
+        Mode RGB, transparency on white. Raises PipelineError naming the file, and the place in a shard, when the
+        picture cannot be read.
+        """
+        path = f"{self._root}/{image_path}"
+        if offset is None or size is None:
+            return read_image(path)
+        try:
+            return _decoded(self._range(path, offset, size))
+        except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+            raise PipelineError(
+                f"the picture in the {size} bytes from {offset} on of the shard {path} cannot be read ({error}). It "
+                "was whole when the manifest was built: restore the shard as it was, or run the stage build_manifest "
+                "again."
+            ) from error
+
+    def close(self) -> None:
+        """Close the shards that are open; the next read opens its own again."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_root": self._root, "_limit": self._limit, "_open": OrderedDict()}
+
+    def _range(self, path: str, offset: int, size: int) -> bytes:
+        if path in self._open:
+            self._open.move_to_end(path)
+        else:
+            while len(self._open) >= self._limit:
+                self._open.popitem(last=False)[1].close()
+            self._open[path] = open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - stays open; Path costs time
+        content = os.pread(self._open[path].fileno(), size, offset)
+        if len(content) < size:
+            raise OSError(f"the file ends after {len(content)} of these bytes")
+        return content
+
+
+def read_image(path: Path | str) -> Image.Image:
+    """The picture as RGB, transparency on white. Raises PipelineError naming the file when it cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - Path costs time
+            return _decoded(stream.read())
+    except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
+        raise PipelineError(
+            f"the picture {path} cannot be read ({error}). It was whole when the manifest was built: "
+            "restore it, or run the stage build_manifest again to leave it out."
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB with transparency flattened on white."""
+    if image.mode == "RGB":
+        return image
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _decoded(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    image.load()
+    return to_rgb(image)

@@ -1,0 +1,85 @@
+"""Write a trained model as a folder to hand on: the checkpoint that open_clip loads, with a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import require_free_disk, whole_folder
+from pipeline_steps.core.schema import ModelConfig
+from pipeline_steps.core.step import Step, StepContext
+from pipeline_steps.evaluation.scores import CHANCE, measures
+from pipeline_steps.models.card import CardFacts, ScoreLine, model_card
+from pipeline_steps.models.clip import ClipBundle, load_clip
+from pipeline_steps.reporting.names import measure_title, title_of
+
+EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", "retrieval": "Retrieval"}
+SECTIONS = ("model", "learn_prompt", "unlearn", "train_baseline")
+
+
+def run(context: StepContext) -> None:
+    """Load the checkpoint strictly, copy its files, write the card beside them: all or nothing."""
+    checkpoint = context.paths["checkpoint"]
+    bundle = load_clip(checkpoint)
+    members = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    require_free_disk(context.paths["model"].parent, sum(path.stat().st_size for path in members))
+    card = model_card(_facts(context, bundle))
+    with whole_folder(context.paths["model"]) as partial:
+        for path in members:
+            shutil.copyfile(path, partial / path.name)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    context.run.log_text(card, "README.md")
+
+
+def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
+    return CardFacts(
+        method_title=title_of(context.method),
+        seed=context.seed,
+        architecture=Path(context.section("model", ModelConfig).architecture).stem,
+        model_cfg=bundle.model_cfg,
+        settings={name: context.raw_settings[name] for name in SECTIONS},
+        report=_json(context.paths["report"]) if "report" in context.paths else {},
+        provenance=bundle.provenance,
+        scores=[line for name in EVALUATIONS if name in context.paths for line in _lines(name, context.paths[name])],
+    )
+
+
+def _lines(evaluation: str, path: Path) -> list[ScoreLine]:
+    return [
+        ScoreLine(EVALUATIONS[evaluation], dataset, measure_title(measure), value, float(scores[f"{CHANCE}{measure}"]))
+        for dataset, scores in _json(path).items()
+        for measure, value in measures(scores).items()
+    ]
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} is not JSON ({error}); run the stage that writes it again") from error
+    if not isinstance(found, dict):
+        raise PipelineError(f"{path} holds no JSON object; run the stage that writes it again")
+    return found
+
+
+STEP = Step(
+    name="export_model",
+    summary="Write a trained model as a folder to hand on: the checkpoint, with a model card.",
+    sections=SECTIONS,
+    inputs={
+        "checkpoint": "checkpoint folder of a training step",
+        "zeroshot": "optional: scores.json of eval_zeroshot",
+        "probe": "optional: scores.json of eval_probe",
+        "retrieval": "optional: scores.json of eval_retrieval",
+        "report": "optional: report.json of build_manifest",
+    },
+    outputs={"model": "folder that open_clip loads, with README.md, the model card"},
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(STEP.main())

@@ -1,0 +1,128 @@
+"""The model card: what a folder of weights is, in the words of its README.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_HEADER = """---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+license: other
+license_name: see-licence-section
+tags:
+- clip
+- open_clip
+- noisy-correspondence
+---"""
+_LOAD = """```python
+import open_clip
+{first}
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_TO_THIS_FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH_TO_THIS_FOLDER")
+```"""
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """One score, a fraction in [0, 1], with what it is by chance; `evaluation` and `measure` as people read them."""
+
+    evaluation: str
+    dataset: str
+    measure: str
+    value: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells. `report` is build_manifest's, empty where it is not known; `provenance` that of the reference,
+    empty where it was trained here; `settings` are the configuration's sections as they were given.
+    """
+
+    method_title: str
+    seed: int
+    architecture: str
+    model_cfg: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    report: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    scores: Sequence[ScoreLine] = ()
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown with the Hugging Face hub's YAML header."""
+    parts = [
+        _HEADER,
+        f"# {facts.method_title}, {facts.architecture}, seed {facts.seed}",
+        "A CLIP model of the pipeline that reproduces NCU, “Unlearning the Noisy Correspondence Makes CLIP More "
+        "Robust” (arXiv 2507.03434).",
+        "## Load it",
+        _loading(facts.model_cfg),
+        "## Training pairs",
+        _pairs(facts.report),
+        "## Method",
+        f"- method: {facts.method_title}\n- seed: {facts.seed}\n- reference: {_reference(facts.provenance)}",
+        "## Scores",
+        _scores(facts.scores),
+        "## Settings",
+        f"<details><summary>as they were given</summary>\n\n```json\n{_json(facts.settings)}\n```\n\n</details>",
+        "## Licence",
+        "The code that trained this model is under the MIT licence. For the weights, the terms of the training pairs "
+        "and of the reference's weights hold.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _loading(model_cfg: Mapping[str, Any]) -> str:
+    laclip = str(model_cfg.get("vision_cfg", {}).get("timm_model_name", "")).startswith("laclip_")
+    if not laclip:
+        return _LOAD.format(first="").replace("open_clip\n\n", "open_clip\n")
+    return (
+        _LOAD.format(first="import pipeline_steps.models.laclip  # makes the image tower known to timm")
+        + "\n\nThe second import must stand before the model is created: the image tower normalises queries and keys "
+        "and uses GELU beside a text tower with QuickGELU, which no tower of open_clip or timm does by itself."
+    )
+
+
+def _pairs(report: Mapping[str, Any]) -> str:
+    if not report:
+        return "Not recorded: the card was written without build_manifest's report."
+    splits, noise = report.get("splits", {}), report.get("noise", {})
+    lines = [f"- rows read: {_count(report.get('rows'))}", f"- pairs kept: {_count(report.get('pairs'))}"]
+    lines += [f"- {name} pairs: {_count(number)}" for name, number in splits.items()]
+    fraction = noise.get("fraction", 0)
+    lines.append(
+        f"- injected noise: captions of {100 * fraction:g}% of the training pairs shuffled among them; "
+        f"{_count(noise.get('noisy_pairs'))} pairs have another pair's caption"
+        if fraction
+        else "- injected noise: none"
+    )
+    return "\n".join(lines)
+
+
+def _reference(provenance: Mapping[str, str]) -> str:
+    if not provenance:
+        return "trained here from scratch (step train_reference)"
+    return "imported; " + ", ".join(f"{name} `{value}`" for name, value in provenance.items())
+
+
+def _scores(scores: Sequence[ScoreLine]) -> str:
+    if not scores:
+        return "Not evaluated: the card was written without scores."
+    lines = ["| Evaluation | Data set | Measure | Score (%) | Chance (%) |", "|---|---|---|---:|---:|"]
+    lines += [
+        f"| {line.evaluation} | {line.dataset} | {line.measure} | {100 * line.value:.1f} | {100 * line.chance:.1f} |"
+        for line in scores
+    ]
+    return "\n".join(lines)
+
+
+def _count(number: object) -> str:
+    return f"{number:,}" if isinstance(number, int) else "not recorded"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,0 +1,192 @@
+"""One optimiser step on one global batch: exact for any number of processes and any chunk of it at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema import TrainingConfig
+from pipeline_steps.data.pairs import Batch, mixed_seed
+from pipeline_steps.methods.base import Embeddings, LossOutput, Objective
+from pipeline_steps.models.prompt import encode_negative_text
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.optimizer import trained_parameters
+
+_HALF = {"fp16": torch.float16, "bf16": torch.bfloat16}
+_SMALLEST_LOSS_SCALE = 1.0
+
+
+@dataclass
+class Learner:
+    """What is trained: an open_clip model, and the negative prompt (m, width) where the negatives are made by one.
+
+    `scaler` scales the loss in fp16 and does nothing in other precisions.
+    """
+
+    model: Any
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    processes: Processes
+    scaler: GradScaler
+    prompt: Tensor | None = None
+
+    def trains(self, *, images: bool) -> bool:
+        """Whether any weight of the image side, or else of the text side, is updated."""
+        return any(
+            parameter.requires_grad and name.startswith("visual.") == images
+            for name, parameter in self.model.named_parameters()
+            if name not in ("logit_scale", "logit_bias")
+        )
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step gave: the objective's output on the global batch, the gradient norm, and whether it was skipped."""
+
+    output: LossOutput
+    grad_norm: float
+    skipped: bool
+
+
+class NotFiniteError(PipelineError):
+    """A loss or gradient norm that is not finite, before the optimiser step."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Embeddings of pairs (n, d); `negative` where the objective asks for it."""
+
+    image: Tensor
+    text: Tensor
+    negative: Tensor | None
+
+    def parts(self) -> list[Tensor]:
+        """Image, text and, where there are some, negatives."""
+        return [part for part in (self.image, self.text, self.negative) if part is not None]
+
+
+def train_step(learner: Learner, settings: TrainingConfig, batch: Batch, step_seed: int) -> Update:
+    """Update the weights on this process's share of a global batch of N pairs.
+
+    The embeddings of all processes are gathered; the objective and its gradient with respect to them are computed for
+    the whole batch, alike in every process; each process takes its own rows' gradient back through the towers, and
+    the gradients of the weights are summed. With `chunk_size` the towers see so many pairs at a time: once without a
+    graph, for the embeddings, and once more to take their gradient back (Gao et al. 2021, "Scaling Deep Contrastive
+    Learning Batch Size under Memory Limited Setup"), with the same random numbers.
+    Raises NotFiniteError before the optimiser step where `on_nonfinite` is `stop`.
+    """
+    processes, seed = learner.processes, mixed_seed(step_seed, learner.processes.rank)
+    chunks = batch.chunks(settings.chunk_size)
+    replay = len(chunks) > 1
+    with torch.set_grad_enabled(not replay):
+        encoded = [encode(learner, settings, chunk, mixed_seed(seed, place)) for place, chunk in enumerate(chunks)]
+    parts = zip(*(one.parts() for one in encoded), strict=True)
+    leaves = [processes.gather(torch.cat(part)).requires_grad_() for part in parts]
+    learner.optimizer.zero_grad(set_to_none=True)
+    output = objective_of(learner, leaves, step_seed)
+    if not torch.isfinite(output.loss):
+        return _not_finite(settings, "loss", output)
+    torch.autograd.backward(learner.scaler.scale(output.loss))
+    start = processes.share(len(leaves[0])).start
+    for place, (chunk, known) in enumerate(zip(chunks, encoded, strict=True)):
+        stop = start + len(chunk.rows)
+        own = encode(learner, settings, chunk, mixed_seed(seed, place), known) if replay else known
+        _back(own, [None if leaf.grad is None else leaf.grad[start:stop] for leaf in leaves])
+        start = stop
+    return _apply(learner, settings, output)
+
+
+def precision_of(settings: TrainingConfig, device: torch.device) -> torch.autocast:
+    """The context in which the towers compute."""
+    half = _HALF.get(settings.precision)
+    return torch.autocast(device.type, half, enabled=half is not None)
+
+
+def encode(
+    learner: Learner, settings: TrainingConfig, batch: Batch, seed: int, known: Encoded | None = None
+) -> Encoded:
+    """Embeddings of one chunk in float32, computed in the precision of the settings.
+
+    What does not train is computed without a graph, or taken from `known`, the same chunk's embeddings.
+    Raises PipelineError when the objective needs negatives and the batch has no text for them.
+    """
+    model, device, graph = learner.model, learner.processes.device, torch.is_grad_enabled()
+    torch.manual_seed(seed)
+    with precision_of(settings, device):
+        if known is not None and not learner.trains(images=True):
+            image_ND = known.image
+        else:
+            images = batch.images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            with torch.set_grad_enabled(graph and learner.trains(images=True)):
+                image_ND = model.encode_image(images, normalize=True)
+        if known is not None and not learner.trains(images=False):
+            text_ND = known.text
+        else:
+            text_ND = model.encode_text(batch.tokens.to(device, non_blocking=True), normalize=True)
+        negative_ND = _negatives(learner, settings, batch) if learner.objective.needs_negatives else None
+    return Encoded(image_ND.float(), text_ND.float(), None if negative_ND is None else negative_ND.float())
+
+
+def _negatives(learner: Learner, settings: TrainingConfig, batch: Batch) -> Tensor:
+    if batch.negative_tokens is None:
+        raise PipelineError("this objective needs negatives and these batches hold no text for them")
+    tokens_NL = batch.negative_tokens.to(learner.processes.device, non_blocking=True)
+    if learner.prompt is None:
+        return learner.model.encode_text(tokens_NL, normalize=True)  # type: ignore[no-any-return]
+    return encode_negative_text(learner.model, tokens_NL, learner.prompt, settings.truncation)
+
+
+def objective_of(learner: Learner, parts: Sequence[Tensor], step_seed: int) -> LossOutput:
+    """The objective on the embeddings of a whole batch; NaN where they are not finite, which no objective need bear."""
+    scale = learner.model.logit_scale.exp()
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        return LossOutput(scale * torch.nan)
+    negative = parts[2] if len(parts) > 2 else None
+    return learner.objective(Embeddings(parts[0], parts[1], scale, negative, step_seed))
+
+
+def _back(own: Encoded, gradients: Sequence[Tensor | None]) -> None:
+    pairs = [
+        (part, gradient)
+        for part, gradient in zip(own.parts(), gradients, strict=True)
+        if part.requires_grad and gradient is not None
+    ]
+    if pairs:
+        torch.autograd.backward([part for part, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _apply(learner: Learner, settings: TrainingConfig, output: LossOutput) -> Update:
+    """Sum the gradients, clip, step. The scale's gradient is whole in every process already."""
+    scale, size = learner.model.logit_scale, learner.processes.size
+    parameters = trained_parameters(learner.optimizer)
+    towers = [parameter for parameter in parameters if parameter is not scale]
+    learner.processes.sum_gradients(towers)
+    if settings.gather == "official" and size > 1:
+        torch._foreach_div_([one.grad for one in towers if one.grad is not None], size)
+    learner.scaler.unscale_(learner.optimizer)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip_norm or math.inf))
+    finite, scaler = math.isfinite(norm), learner.scaler
+    scale_may_fall = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_LOSS_SCALE
+    if not finite and not scale_may_fall:
+        return _not_finite(settings, "gradient norm", output, norm)
+    scaler.step(learner.optimizer)  # which skips the step, and then lowers its scale, where a gradient is not finite
+    scaler.update()
+    if settings.max_logit_scale is not None:
+        with torch.no_grad():
+            scale.clamp_(0, math.log(settings.max_logit_scale))
+    return Update(output, norm, skipped=not finite)
+
+
+def _not_finite(settings: TrainingConfig, what: str, output: LossOutput, value: float = math.nan) -> Update:
+    if settings.on_nonfinite == "skip":
+        return Update(output, value, skipped=True)
+    terms = ", ".join(f"{name} = {float(term):.4g}" for name, term in output.terms.items())
+    value = float(output.loss.detach()) if what == "loss" else value
+    raise NotFiniteError(f"the {what} is {value} ({terms or 'one term'})")

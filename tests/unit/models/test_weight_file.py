@@ -1,0 +1,136 @@
+"""Foreign weight files, written by the real writers; the malicious ones are real too."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.models.weight_file import read_weights
+
+WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(4.0)}
+
+
+class Payload:
+    """Unpickling this creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        prefixed(WEIGHTS),
+        {"state_dict": WEIGHTS, "epoch": 3},
+        {"epoch": 3, "name": "run", "state_dict": prefixed(WEIGHTS), "optimizer": {"state": {}, "param_groups": [{}]}},
+        {"state_dict": WEIGHTS, "args": argparse.Namespace(lr=0.1, model="CLIP_VITB16", nested=["x", None])},
+        {**WEIGHTS, "input_resolution": torch.tensor(224), "context_length": 77, "vocab_size": 49408},
+    ],
+)
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_state_dict_is_found_wherever_trainers_put_it(tmp_path: Path, content: object, zipped: bool) -> None:
+    torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    assert equal(read_weights(tmp_path / "w.pt"), WEIGHTS)
+
+
+def test_safetensors_are_read_and_torn_ones_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file(prefixed(WEIGHTS), path)
+    assert equal(read_weights(path), WEIGHTS)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(PipelineError, match="w.safetensors is cut short or is no safetensors file"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path, zipped: bool) -> None:
+    path, trace = tmp_path / "w.pt", tmp_path / "it_ran"
+    torch.save({"state_dict": WEIGHTS, "args": Payload(trace)}, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(PipelineError, match=r"w.pt is refused: it names posix.system, which is code"):
+        read_weights(path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "the payload of this test must be a real one"
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_bare_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
+    path, trace = tmp_path / "w.bin", tmp_path / "it_ran"
+    path.write_bytes(pickle.dumps(Payload(trace), protocol=protocol))
+    with pytest.raises(PipelineError, match="w.bin is refused"):
+        read_weights(path)
+    assert not trace.exists()
+
+
+def test_other_objects_are_refused_by_name(tmp_path: Path) -> None:
+    torch.save({"state_dict": WEIGHTS, "path": Path("x")}, tmp_path / "w.pt")
+    with pytest.raises(PipelineError, match=r"it names pathlib\S*PosixPath, which is code"):
+        read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"model": WEIGHTS}])
+def test_a_file_without_a_state_dict_tells_what_it_holds(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(PipelineError, match="w.pt holds no state dict"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(WEIGHTS, path)
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(PipelineError, match="w.pt"):
+        read_weights(path)
+
+
+def scripted_clip(path: Path) -> dict[str, Tensor]:
+    """A small CLIP as OpenAI publishes theirs: traced, in half precision, as a TorchScript archive."""
+    clip = open_clip.CLIP(
+        embed_dim=16,
+        vision_cfg={"image_size": 32, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+        text_cfg={"context_length": 12, "vocab_size": 100, "width": 16, "heads": 2, "layers": 2},
+        quick_gelu=True,
+    ).eval()
+    text, image = torch.zeros(1, 12, dtype=torch.int), torch.ones(1, 3, 32, 32)
+    inputs = {"forward": (image, text), "encode_text": (text,), "encode_image": (image,)}
+    traced = torch.jit.trace_module(clip, inputs, check_trace=False)
+    traced.half().save(path)
+    return {name: tensor.half() for name, tensor in clip.state_dict().items()}
+
+
+def test_a_torchscript_archive_gives_its_tensors(tmp_path: Path) -> None:
+    wanted = scripted_clip(tmp_path / "clip.pt")
+    assert equal(read_weights(tmp_path / "clip.pt"), wanted)
+
+
+def test_code_in_a_torchscript_archive_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    path, trace = tmp_path / "clip.pt", tmp_path / "it_ran"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("clip/data.pkl", pickle.dumps(Payload(trace), protocol=2))
+        archive.writestr("clip/constants.pkl", pickle.dumps((), protocol=2))
+        archive.writestr("clip/version", "3\n")
+    with pytest.raises(PipelineError, match="clip.pt is refused: it names posix.system"):
+        read_weights(path)
+    assert not trace.exists()

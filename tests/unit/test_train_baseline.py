@@ -1,0 +1,79 @@
+"""The step by its command line, alone and under torchrun: one MLflow run, one checkpoint, the same weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+
+from pipeline_steps.core.config import load_config, settings_json
+from pipeline_steps.models.clip import create_clip, save_clip
+from pipeline_steps.train_baseline import STEP
+from tests.unit.paths import REPOSITORY
+from tests.unit.training import tiny
+from tests.unit.training.conftest import pairs  # noqa: F401 - the same manifest
+
+PHASES = ("learn_prompt", "unlearn")
+
+
+@pytest.fixture
+def options(tmp_path: Path, pairs: Path) -> list[str]:  # noqa: F811
+    torch.manual_seed(0)
+    save_clip(tmp_path / "reference", create_clip(tiny.architecture(tmp_path)))
+    settings = json.loads(settings_json(load_config(tiny.RAW), "experiment", *STEP.sections))
+    settings |= {"experiment": "test", "model": {"architecture": tiny.architecture(tmp_path)}}
+    for phase in PHASES:
+        settings[phase]["training"] |= {"epochs": 1, "batch_size": 8, "adam_epsilon": 1e-4}
+        settings[phase]["training"]["freeze"]["text_blocks"] = 0
+    return ["--pairs", str(pairs), "--reference", str(tmp_path / "reference"), "--settings", json.dumps(settings)]
+
+
+def _train(folder: Path, options: list[str], processes: int, *, fails: bool = False) -> str:
+    started = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
+    command = [sys.executable, "-m", *(started if processes > 1 else []), "pipeline_steps.train_baseline", *options]
+    command += ["--method", "continued", "--checkpoint", str(folder / "checkpoint")]
+    command += ["--history", str(folder / "history.parquet"), "--log-file", str(folder / "log.txt"), "--threads", "1"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
+    assert (ran.returncode != 0) == fails, ran.stderr
+    return ran.stderr
+
+
+def _statuses(folder: Path) -> list[str]:
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.stage = 'train_baseline'")
+    return [run.info.status for run in found]
+
+
+def test_two_processes_write_the_checkpoint_of_one_and_count_as_one_run(tmp_path: Path, options: list[str]) -> None:
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        _train(folder, options, processes)
+        assert _statuses(folder) == ["FINISHED"]
+        assert "continued as_unlearn" in (folder / "log.txt").read_text() or (folder / "history.parquet").is_file()
+    one, two = (load_file(tmp_path / name / "checkpoint" / "open_clip_model.safetensors") for name in "12")
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert sorted(path.name for path in (tmp_path / "2").glob("*.pt")) == []
+
+
+def test_an_error_in_every_process_ends_all_and_fails_the_run_once(tmp_path: Path, options: list[str]) -> None:
+    weights = tmp_path / "reference" / "open_clip_model.safetensors"
+    tensors = load_file(weights)
+    tensors["logit_scale"] = torch.tensor(float("nan"))
+    save_file(tensors, weights)
+    told = _train(tmp_path, options, 2, fails=True)
+    assert told.count("the loss is nan") >= 1
+    assert _statuses(tmp_path) == ["FAILED"]
+    assert not (tmp_path / "checkpoint").exists()

@@ -1,0 +1,146 @@
+"""One step: chunks, precisions, and what is not finite."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from pipeline_steps.core.schema import FreezeConfig
+from pipeline_steps.methods.base import Embeddings, LossOutput
+from pipeline_steps.methods.continued import Continued
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.update import Learner, NotFiniteError, encode, train_step
+from tests.unit.training import tiny
+
+ALONE = Processes(0, 1, torch.device("cpu"))
+
+
+class Poisoned:
+    """The contrastive objective with its loss made infinite, or its gradient, at chosen calls."""
+
+    needs_negatives = False
+
+    def __init__(self, calls: set[int], what: str) -> None:
+        self._calls, self._what, self._seen = calls, what, 0
+
+    def __call__(self, embeddings: Embeddings) -> LossOutput:
+        self._seen += 1
+        output = Continued()(embeddings)
+        if self._seen not in self._calls:
+            return output
+        if self._what == "loss":
+            return LossOutput(output.loss * torch.inf, {"retain": 2.0})
+        # sqrt at 0: the loss is finite, its gradient is not
+        return LossOutput(output.loss + (embeddings.image_ND.sum() * 0).sqrt())
+
+
+def _steps(folder: Path, count: int = 3, objective: Any = None, **changes: Any) -> tuple[Learner, list[float]]:
+    training = tiny.settings(**changes)
+    learner = tiny.learner(folder, training, objective or tiny.unlearning(), ALONE)
+    learner.scaler = GradScaler("cpu", init_scale=128, enabled=training.precision == "fp16")
+    return learner, [
+        float(train_step(learner, training, tiny.batch(step), step).output.loss.detach()) for step in range(count)
+    ]
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, 8])
+def test_chunks_give_the_gradients_and_weights_of_the_whole_batch(tmp_path: Path, chunk_size: int) -> None:
+    whole, losses = _steps(tmp_path)
+    chunked, same = _steps(tmp_path, chunk_size=chunk_size)
+    assert same == pytest.approx(losses, abs=1e-5)
+    for (name, expected), (_, found) in zip(
+        whole.model.named_parameters(), chunked.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(chunked.prompt, whole.prompt, rtol=1e-4, atol=1e-5)
+
+
+def test_the_step_is_that_of_plain_backpropagation(tmp_path: Path) -> None:
+    training, batch = tiny.settings(grad_clip_norm=None), tiny.batch(0)
+    learner = tiny.learner(tmp_path, training, tiny.unlearning(), ALONE)
+    encoded = encode(learner, training, batch, 0)
+    scale = learner.model.logit_scale.exp()
+    loss = learner.objective(Embeddings(encoded.image, encoded.text, scale, encoded.negative)).loss
+    torch.autograd.backward(loss)
+    expected = {name: one.grad.clone() for name, one in learner.model.named_parameters() if one.grad is not None}
+    update = train_step(learner, training, batch, 0)
+    assert torch.equal(update.output.loss.detach(), loss.detach())
+    assert "logit_scale" in expected
+    assert expected.keys() == {name for name, one in learner.model.named_parameters() if one.grad is not None}
+    for name, parameter in learner.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected.get(name), rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_what_does_not_train_is_not_encoded_again(tmp_path: Path) -> None:
+    frozen = tiny.settings(chunk_size=4, freeze=FreezeConfig(True, True, False, False, False, 0))
+    learner = tiny.learner(tmp_path, frozen, tiny.unlearning(), ALONE)
+    seen: list[int] = []
+    learner.model.visual.register_forward_hook(lambda *_: seen.append(1))
+    train_step(learner, frozen, tiny.batch(0), 0)
+    assert len(seen) == 4
+    assert all(one.grad is None for name, one in learner.model.named_parameters() if name.startswith("visual."))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precisions_follow_the_full_one(tmp_path: Path, precision: str) -> None:
+    _, losses = _steps(tmp_path, 6)
+    learner, halved = _steps(tmp_path, 6, precision=precision)
+    assert halved == pytest.approx(losses, rel=0.05)
+    assert halved != losses
+    assert learner.scaler.is_enabled() == (precision == "fp16")
+    assert all(parameter.dtype == torch.float32 for parameter in learner.model.parameters())
+
+
+@pytest.mark.parametrize(("what", "named"), [("loss", r"loss is inf \(retain = 2\)"), ("gradient", "gradient norm is")])
+def test_what_is_not_finite_stops_before_the_optimiser_step(tmp_path: Path, what: str, named: str) -> None:
+    training = tiny.settings(on_nonfinite="stop")
+    learner = tiny.learner(tmp_path, training, Poisoned({1}, what), ALONE)
+    before = {name: tensor.clone() for name, tensor in learner.model.state_dict().items()}
+    with pytest.raises(NotFiniteError, match=named):
+        train_step(learner, training, tiny.batch(0), 0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in learner.model.state_dict().items())
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_what_is_not_finite_is_skipped_where_the_settings_say_so(tmp_path: Path, what: str, precision: str) -> None:
+    training = tiny.settings(on_nonfinite="skip", precision=precision)
+    learner = tiny.learner(tmp_path, training, Poisoned({2}, what), ALONE)
+    learner.scaler = GradScaler("cpu", init_scale=128, enabled=precision == "fp16")
+    states = [{name: tensor.clone() for name, tensor in learner.model.state_dict().items()}]
+    skipped = []
+    for step in range(3):
+        skipped.append(train_step(learner, training, tiny.batch(step), step).skipped)
+        states.append({name: tensor.clone() for name, tensor in learner.model.state_dict().items()})
+    assert skipped == [False, True, False]
+    moved = [any(not torch.equal(old[name], new[name]) for name in old) for old, new in pairwise(states)]
+    assert moved == [True, False, True]
+    assert all(torch.isfinite(tensor).all() for tensor in states[-1].values())
+
+
+def test_fp16_lowers_its_loss_scale_before_it_gives_up(tmp_path: Path) -> None:
+    training = tiny.settings(precision="fp16", on_nonfinite="stop")
+    learner = tiny.learner(tmp_path, training, Poisoned(set(range(1, 99)), "gradient"), ALONE)
+    scales = []
+    with pytest.raises(NotFiniteError, match="gradient norm"):
+        for step in range(40):
+            scales.append(learner.scaler.get_scale())
+            train_step(learner, training, tiny.batch(step), step)
+    assert scales[0] == 65536
+    assert scales[-1] == 1
+    assert len(scales) == 17
+
+
+@pytest.mark.parametrize("bound", [2.0, None])
+def test_the_logit_scale_is_clamped_where_a_bound_is_given(tmp_path: Path, bound: float | None) -> None:
+    training = tiny.settings(max_logit_scale=bound)
+    learner = tiny.learner(tmp_path, training, Continued(), ALONE)
+    assert learner.model.logit_scale.exp().item() > 10
+    train_step(learner, training, tiny.batch(0), 0)
+    assert (learner.model.logit_scale.exp().item() <= 2.0001) == (bound is not None)

@@ -1,0 +1,76 @@
+"""A tiny vision-transformer CLIP and made-up batches: what tests of the engine train."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from pipeline_steps.core.config import load_section, read_yaml, resolve
+from pipeline_steps.core.schema import TrainingConfig, UnlearnConfig
+from pipeline_steps.data.pairs import Batch
+from pipeline_steps.methods.base import Objective
+from pipeline_steps.methods.ncu.objectives import Unlearning
+from pipeline_steps.models.clip import create_clip
+from pipeline_steps.models.freeze import apply_freeze, set_training_mode
+from pipeline_steps.models.prompt import new_prompt
+from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.optimizer import build_optimizer
+from pipeline_steps.training.update import Learner
+from tests.unit.paths import CONFIG
+
+RAW = resolve(read_yaml([CONFIG]))
+MODEL: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+END = MODEL["text_cfg"]["vocab_size"] - 1
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    """The training section of phase 2, with nothing frozen, for batches of 16."""
+    training = load_section(RAW, "unlearn.training", TrainingConfig)
+    free = replace(training.freeze, token_embedding=False, positional_embedding=False, text_blocks=0)
+    return replace(training, **{"batch_size": 16, "lr": 1e-3, "freeze": free, **changes})
+
+
+def unlearning(**changes: Any) -> Unlearning:
+    """NCU's phase 2 with a forget set of a quarter."""
+    section = load_section(RAW, "unlearn", UnlearnConfig)
+    return Unlearning(replace(section, forget_set=replace(section.forget_set, fraction=0.25), **changes))
+
+
+def architecture(folder: Path) -> str:
+    """The path of the tiny architecture's file in `folder`."""
+    path = folder / "tiny_vit.json"
+    path.write_text(json.dumps(MODEL))
+    return str(path)
+
+
+def learner(folder: Path, training: TrainingConfig, objective: Objective, processes: Processes) -> Learner:
+    """Fresh weights, always the same, with a prompt of two vectors."""
+    torch.manual_seed(0)
+    model = create_clip(architecture(folder)).model
+    prompt = new_prompt(model, 2, 0.02, torch.Generator().manual_seed(0))
+    apply_freeze(model, training.freeze)
+    set_training_mode(model, training.freeze)
+    optimizer = build_optimizer(model, training, prompt, 1e-3, 0.1)
+    scaler = GradScaler("cpu", enabled=training.precision == "fp16")
+    return Learner(model, optimizer, objective, processes, scaler, prompt)
+
+
+def batch(step: int, size: int = 16) -> Batch:
+    """Random pictures and captions of several lengths, by step."""
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(2, END - 1, (size, 12), generator=generator)
+    tokens[:, 0] = END - 1
+    for row in range(size):
+        tokens[row, 3 + row % 6] = END
+        tokens[row, 4 + row % 6 :] = 0
+    images = torch.randn(size, 3, 16, 16, generator=generator)
+    return Batch(torch.arange(size), images, tokens, tokens)
