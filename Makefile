@@ -8,7 +8,7 @@ PORT ?= 5000
 STORE ?= sqlite:///results/mlflow.db
 CODE := pipeline_steps resources tests
 
-.PHONY: demo test check mlflow dag lock setup clean
+.PHONY: demo test check bench mlflow dag lock setup clean
 
 demo: setup                ## the whole pipeline on the bundled pictures, then its summary
 	snakemake --configfile $(CONFIG)
@@ -22,6 +22,9 @@ check: setup               ## lint, format, types, Snakemake's own lint
 	ruff format --check $(CODE)
 	mypy
 	snakemake --lint
+
+bench: setup               ## time and memory of NCU's second phase, against a textbook and POT: docs/benchmarks/
+	python -m tests.benchmarks.objective
 
 mlflow: setup              ## MLflow's UI on this machine alone
 	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(STORE)

@@ -5,10 +5,14 @@ import os
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
+from torchvision import transforms
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.pairs import EpochBatches, PairDataset, pair_loader
 from pipeline_steps.data.pictures import PictureReader, read_image
 from pipeline_steps.data.tar_shards import Sample, read_shard
 from tests.unit.data.made_data import sample, write_picture, write_tar
@@ -134,3 +138,37 @@ def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
     Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
     assert read_image(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
+
+
+def _epoch(rows: pa.Table, root: Path, *, workers: int, first: int = 0) -> tuple[list[int], torch.Tensor]:
+    transform = transforms.Compose([transforms.RandomResizedCrop(16), transforms.ToTensor()])
+    dataset = PairDataset(rows, PictureReader(root), transform, lambda texts: torch.zeros(len(texts), 1), 3)
+    batches = EpochBatches(len(dataset), 3, seed=3)
+    batches.epoch, batches.first, dataset.epoch = 2, first, 2
+    read = list(pair_loader(dataset, batches, workers))
+    return torch.cat([batch.rows for batch in read]).tolist(), torch.cat([batch.images for batch in read])
+
+
+def test_an_epoch_from_shards_is_that_from_files_for_any_number_of_workers_and_goes_on_where_it_stopped(
+    tmp_path: Path, shards: dict[str, list[Sample]]
+) -> None:
+    places = [(shard, one.offset, one.size) for shard in shards for one in shards[shard]]
+    for number, (shard, offset, size) in enumerate(places):
+        (tmp_path / f"{number}.png").write_bytes((tmp_path / shard).read_bytes()[offset : offset + size])
+    captions = [f"caption {number}" for number in range(len(places))]
+    names = ("image_path", "image_offset", "image_bytes")
+    in_shards = pa.table(dict(zip(names, zip(*places, strict=True), strict=True)) | {"caption": captions})
+    nothing = pa.nulls(len(places), pa.int64())
+    in_files = pa.table(
+        {"image_path": [f"{number}.png" for number in range(len(places))], "image_offset": nothing,
+         "image_bytes": nothing, "caption": captions}
+    )  # fmt: skip
+    order, images = _epoch(in_files, tmp_path, workers=0)
+    assert sorted(order) == list(range(3 * COUNT))
+    for workers in (0, 2):
+        shard_order, shard_images = _epoch(in_shards, tmp_path, workers=workers)
+        assert shard_order == order
+        assert torch.equal(shard_images, images)
+    rest, rest_images = _epoch(in_shards, tmp_path, workers=2, first=4)
+    assert rest == order[12:]
+    assert torch.equal(rest_images, images[12:])
