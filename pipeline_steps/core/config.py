@@ -183,6 +183,12 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
             allowed = ", ".join(method for method in METHODS if method != REFERENCE)
             problems.append(f"methods: {name!r} is not a method; allowed: {allowed} (the reference is always there)")
     problems += _forget_set_problems(sections)
+    learn, unlearn = sections.get("learn_prompt"), sections.get("unlearn")
+    if learn and unlearn and unlearn.negative_text.source == "prompt" != learn.negative_text.source:
+        problems.append(
+            f"unlearn.negative_text.source = 'prompt' needs the prompt that learn_prompt makes, and "
+            f"learn_prompt.negative_text.source = {learn.negative_text.source!r} makes none; allowed: the same in both"
+        )
     if (model := sections.get("model")) and model.architecture.endswith(".json"):
         problems += _architecture_problems(Path(model.architecture), sections)
     if features := sections.get("extract_features"):

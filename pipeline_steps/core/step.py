@@ -16,7 +16,7 @@ from pipeline_steps.core.config import ConfigError, load_config, load_section, r
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import Terminated, rank, sigterm_raises
+from pipeline_steps.core.process import Terminated, rank, sigterm_raises, world_size
 from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprint_of, tracked_run
 
 Section = TypeVar("Section")
@@ -72,6 +72,8 @@ class Step:
             return 143
         except Exception:
             log.exception("unexpected error")
+            if world_size() > 1:
+                log.error("another process may have failed first; its log is %s.rank<number>", arguments.log_file)
             raise
         return 0
 
@@ -170,9 +172,10 @@ def _logger(name: str, path: Path | None) -> logging.Logger:
     log.propagate = False
     log.handlers.clear()
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    if path is not None and rank() == 0:
+    if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+        own = path if rank() == 0 else path.with_name(f"{path.name}.rank{rank()}")
+        handlers.append(logging.FileHandler(own, mode="w", encoding="utf-8", delay=rank() > 0))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(f"%(asctime)s {name}: %(message)s", "%H:%M:%S"))
         log.addHandler(handler)

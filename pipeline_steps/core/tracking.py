@@ -27,6 +27,7 @@ LOG = logging.getLogger("pipeline_steps")
 DEFAULT_URI = "sqlite:///results/mlflow.db"
 _FLUSH_SECONDS = 5.0
 _LARGEST_ARTIFACT = 5 * 2**20
+_NEUTRAL = {"workers", "save_minutes", "chunk_size"}
 
 
 @dataclass(frozen=True)
@@ -121,8 +122,9 @@ class SilentRun(Run):
 
 
 def fingerprint_of(settings: Mapping[str, Any], input_hashes: Mapping[str, str]) -> str:
-    """A sha256 over a step's settings and the hashes of its inputs."""
-    return hashlib.sha256(json.dumps([settings, dict(input_hashes)], sort_keys=True).encode()).hexdigest()
+    """A sha256 over a step's settings and the hashes of its inputs, without the settings that change no result."""
+    kept = {name: value for name, value in _flat(settings).items() if name.split(".")[-1] not in _NEUTRAL}
+    return hashlib.sha256(json.dumps([kept, dict(input_hashes)], sort_keys=True).encode()).hexdigest()
 
 
 def tracking_uri() -> str:

@@ -17,7 +17,7 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file
 
 TRAIN, VALIDATION = "train", "validation"
-TRAINING_COLUMNS = ("id", "image_path", "image_offset", "image_bytes", "caption", "split")
+TRAINING_COLUMNS = ("image_path", "image_offset", "image_bytes", "caption")
 TRUTH_COLUMNS = ("is_noisy", "clean_caption")
 CSV_COLUMNS = ("image_path", "text_content")
 SHARD_CSV_COLUMNS = ("image_offset", "image_bytes")
@@ -73,18 +73,6 @@ def write_pairs_csv(path: Path, manifest: Path, root: Path) -> None:
                 writer.writerow((*CSV_COLUMNS, *SHARD_CSV_COLUMNS)[:width])
             paths, *others = (batch.column(name).to_pylist() for name in columns[:width])
             writer.writerows(zip((start + image_path for image_path in paths), *others, strict=True))
-
-
-def read_manifest(path: Path, columns: Sequence[str]) -> pa.Table:
-    """The named columns of a manifest, rows in the file's order (by id).
-
-    Raises PipelineError when `path` is not a manifest, lacks a column (naming those it has) or has no row.
-    """
-    with _opened(path, columns) as file:
-        table = file.read(columns=list(columns))
-    if table.num_rows == 0:
-        raise PipelineError(f"the manifest {path} has no row; run the stage build_manifest on pictures with captions")
-    return table
 
 
 def training_rows(path: Path, pairs: int | None, columns: Sequence[str]) -> pa.Table:

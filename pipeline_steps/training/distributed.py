@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import Tensor, nn
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import rank, world_size
@@ -62,10 +63,21 @@ class Processes:
             dist.all_reduce(values)
         return values
 
-    def wait(self) -> None:
-        """Return when every process is here."""
-        if self.size > 1:
-            dist.barrier()
+    def agree(self, fact: bool) -> bool:
+        """Whether the fact holds in every process."""
+        if self.size == 1:
+            return fact
+        return float(self.sum(torch.tensor(float(fact), device=self.device))) == self.size
+
+
+def share_batch_statistics(model: nn.Module, processes: Processes) -> None:
+    """Let batch normalisation see the batch of all processes, in place; the parameters stay the same objects.
+
+    torch has this for GPUs only; elsewhere, and alone, nothing changes. timm's conversion keeps the activations that
+    its normalisation layers hold, which torch's own would drop.
+    """
+    if processes.size > 1 and processes.device.type == "cuda":
+        convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -79,10 +91,8 @@ def process_group() -> Iterator[Processes]:
         yield Processes(0, 1, device)
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield Processes(rank(), world_size(), device)
-    finally:
-        dist.destroy_process_group()
+    yield Processes(rank(), world_size(), device)
+    dist.destroy_process_group()  # not after an error: it would wait for processes that wait for this one
 
 
 def _device() -> torch.device:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -46,6 +47,14 @@ class Phase:
     first_step: int = 0
     best: BestEpoch | None = None
 
+    def batches(self, processes: Processes) -> EpochBatches:
+        """This process's share of every batch.
+
+        Raises PipelineError for a batch that is larger than the data or does not divide among the processes.
+        """
+        size, reshuffle = self.settings.batch_size, self.settings.shuffle == "every_epoch"
+        return EpochBatches(len(self.dataset), size, self.seed, share=processes.share(size), reshuffle=reshuffle)
+
 
 @dataclass
 class _Progress:
@@ -66,12 +75,9 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
     `on_nonfinite` is `stop`, and for batch normalisation whose statistics would depend on processes or chunks.
     """
     settings, processes = phase.settings, learner.processes
-    share = processes.share(settings.batch_size)
-    batches = EpochBatches(
-        len(phase.dataset), settings.batch_size, phase.seed, share=share, reshuffle=settings.shuffle == "every_epoch"
-    )
+    batches = phase.batches(processes)
     set_training_mode(learner.model, settings.freeze)
-    _require_exact_statistics(learner.model, processes, share.stop - share.start, settings.chunk_size)
+    _require_exact_statistics(learner.model, processes, settings)
     progress = _resume(learner, phase)
     for row in progress.history:
         phase.on_metrics(row[0], {row[2]: row[3]})
@@ -105,6 +111,11 @@ def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBa
         started = now
         progress.done += 1
         ends = progress.done % len(batches) == 0
+        if ends and progress.skipped == progress.done:
+            raise PipelineError(
+                f"all {progress.done} steps so far were skipped: the loss or its gradient was never finite. Lower "
+                "training.lr, or use training.precision: fp32."
+            )
         if ends:
             metrics |= phase.monitor.epoch_metrics()
         if ends and phase.best is not None:
@@ -124,7 +135,7 @@ def _update(learner: Learner, phase: Phase, batch: Batch, epoch: int, step: int)
         raise PipelineError(
             f"{error} at epoch {epoch + 1}, step {step}; training stopped before the optimiser step, and {kept}. Lower "
             "training.lr, set training.grad_clip_norm, use training.precision: fp32, or count and skip such steps with "
-            "training.on_nonfinite: skip."
+            "training.on_nonfinite: skip. With another setting training starts from the beginning."
         ) from error
 
 
@@ -144,9 +155,9 @@ def _metrics(learner: Learner, phase: Phase, batch: Batch, update: Update, skipp
     return metrics
 
 
-def _require_exact_statistics(model: nn.Module, processes: Processes, own: int, chunk_size: int | None) -> None:
+def _require_exact_statistics(model: nn.Module, processes: Processes, settings: TrainingConfig) -> None:
     """Batch normalisation in training sees what is in the tower at once: the batch, only without chunks and alone."""
-    chunked = chunk_size is not None and chunk_size < own
+    chunked = settings.chunk_size is not None and settings.chunk_size < settings.batch_size // processes.size
     local = [
         name
         for name, module in model.named_modules()
@@ -164,9 +175,27 @@ def _require_exact_statistics(model: nn.Module, processes: Processes, own: int, 
 
 def _resume(learner: Learner, phase: Phase) -> _Progress:
     state = load_state(phase.state_file, phase.fingerprint)
-    learner.processes.wait()  # nobody writes a newer state while another still reads this one
+    done = torch.tensor([-1 if state is None else state["done"]], device=learner.processes.device)
+    found = learner.processes.gather(done).tolist()  # nobody writes a newer state while another still reads this one
+    if len(set(found)) > 1:
+        raise PipelineError(
+            f"the processes do not find the same state in {phase.state_file}: steps done by process are {found} (-1: "
+            "none). Put the results where every machine sees the same files, or delete the state to start over."
+        )
     if state is None:
         return _Progress()
+    try:
+        _restore(learner, phase, state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise PipelineError(
+            f"the state {phase.state_file} is of another version of this pipeline ({error!r}); delete it to train from "
+            "the beginning"
+        ) from error
+    LOG.info("%s goes on after step %d", phase.title, phase.first_step + state["done"])
+    return _Progress(state["done"], state["skipped"], rows_of(state["history"]))
+
+
+def _restore(learner: Learner, phase: Phase, state: dict[str, Any]) -> None:
     learner.model.load_state_dict(state["model"])
     learner.optimizer.load_state_dict(state["optimizer"])
     learner.scaler.load_state_dict(state["scaler"])
@@ -176,8 +205,6 @@ def _resume(learner: Learner, phase: Phase) -> _Progress:
     if isinstance(learner.prompt, nn.Parameter):
         with torch.no_grad():
             learner.prompt.copy_(state["prompt"])
-    LOG.info("%s goes on after step %d", phase.title, phase.first_step + state["done"])
-    return _Progress(state["done"], state["skipped"], rows_of(state["history"]))
 
 
 def _keep(learner: Learner, phase: Phase, progress: _Progress) -> None:

@@ -9,22 +9,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import TrainingConfig
-from pipeline_steps.data.pairs import PairDataset, collate
+from pipeline_steps.data.pairs import Batch, PairDataset, collate
 from pipeline_steps.models.freeze import set_training_mode
 from pipeline_steps.training.update import Learner, precision_of
 
 LOG = logging.getLogger("pipeline_steps")
-METRIC = "validation/recall@1"
+METRIC = "validation/recall_at_1"  # MLflow allows no @
 
 
 class BestEpoch:
     """The weights of the epoch with the highest in-batch recall@1 on validation pairs; equal scores: the earlier.
 
-    The recall is the mean of both directions over batches of `batch_size` pairs in the manifest's order.
+    The recall is the mean of both directions over the whole batches of `batch_size` pairs in the manifest's order (or
+    over all of them, where they are fewer). Raises PipelineError for fewer than two validation pairs.
     """
 
     def __init__(self, validation: PairDataset, settings: TrainingConfig) -> None:
+        if len(validation) < 2:
+            raise PipelineError(
+                "training.selection: validation needs at least two validation pairs; raise "
+                "build_manifest.validation_fraction, or set training.selection: last"
+            )
         self._validation, self._settings = validation, settings
         self._score, self._epoch = -1.0, -1
         self._weights: dict[str, Tensor] = {}
@@ -65,13 +72,20 @@ class BestEpoch:
         own = [list(range(start, start + size)) for start in starts[processes.rank :: processes.size]]
         hits = torch.zeros(2, dtype=torch.float64, device=processes.device)
         learner.model.eval()
-        for batch in DataLoader(self._validation, batch_sampler=own, collate_fn=collate):
-            with precision_of(self._settings, processes.device):
-                image_ND = learner.model.encode_image(batch.images.to(processes.device), normalize=True)
-                text_ND = learner.model.encode_text(batch.tokens.to(processes.device), normalize=True)
-            sim_NN, place_N = image_ND.float() @ text_ND.float().T, torch.arange(size, device=processes.device)
+        workers = self._settings.workers
+        for batch in DataLoader(self._validation, batch_sampler=own, num_workers=workers, collate_fn=collate):
+            parts = [self._encoded(learner, chunk) for chunk in batch.chunks(self._settings.chunk_size)]
+            image_ND, text_ND = (torch.cat(part) for part in zip(*parts, strict=True))
+            sim_NN, place_N = image_ND @ text_ND.T, torch.arange(size, device=processes.device)
             hits[0] += (sim_NN.argmax(dim=1) == place_N).sum() + (sim_NN.argmax(dim=0) == place_N).sum()
             hits[1] += 2 * size
         set_training_mode(learner.model, self._settings.freeze)
         found, asked = processes.sum(hits).tolist()
         return float(found / asked)
+
+    def _encoded(self, learner: Learner, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = learner.processes.device
+        with precision_of(self._settings, device):
+            image_ND = learner.model.encode_image(batch.images.to(device), normalize=True)
+            text_ND = learner.model.encode_text(batch.tokens.to(device), normalize=True)
+        return image_ND.float(), text_ND.float()

@@ -24,7 +24,7 @@ from pipeline_steps.methods.base import Objective
 from pipeline_steps.models.clip import ClipBundle, save_clip
 from pipeline_steps.models.freeze import apply_freeze, frozen_text_blocks
 from pipeline_steps.models.tokens import tokenizer_for
-from pipeline_steps.training.distributed import Processes, process_group
+from pipeline_steps.training.distributed import Processes, process_group, share_batch_statistics
 from pipeline_steps.training.history import HistoryRow
 from pipeline_steps.training.loop import Phase, fit
 from pipeline_steps.training.monitor import ForgetSetMonitor
@@ -32,6 +32,8 @@ from pipeline_steps.training.optimizer import build_optimizer
 from pipeline_steps.training.selection import BestEpoch
 from pipeline_steps.training.state import state_path
 from pipeline_steps.training.update import Learner
+
+_HISTORY = pa.schema([("step", pa.int64()), ("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ def train(
         torch.set_num_threads(max(1, context.threads // processes.size))
     torch.manual_seed(context.seed)
     bundle.model.to(device=processes.device, memory_format=torch.channels_last)
-    if processes.size > 1 and processes.device.type == "cuda":
-        # In place; the parameters stay the same objects.
-        nn.SyncBatchNorm.convert_sync_batchnorm(bundle.model)  # type: ignore[no-untyped-call]
+    share_batch_statistics(bundle.model, processes)
+    tables = {pairs: _rows(context, pairs) for pairs in {plan.training.pairs for plan in plans}}
+    phases, first_step = [], 0
+    for plan in plans:  # what is wrong with a later phase is told before the first one trains
+        _freeze(bundle, plan)
+        phases.append(_phase(context, bundle, plan, tables[plan.training.pairs], first_step))
+        first_step += plan.training.epochs * len(phases[-1].batches(processes))
     history: list[HistoryRow] = []
-    for plan in plans:
-        first_step = history[-1][0] + 1 if history else 0
-        history += fit(_learner(context, bundle, plan, processes), _phase(context, bundle, plan, first_step))
+    for plan, phase in zip(plans, phases, strict=True):
+        history += fit(_learner(context, bundle, plan, processes), phase)
     bundle.model.cpu()
     return history
 
@@ -96,16 +101,19 @@ def train(
 def write_history(context: StepContext, history: Sequence[HistoryRow]) -> None:
     """Write the history in long form (step, epoch, name, value), and store it with the run."""
     path = context.paths["history"]
-    columns = list(zip(*history, strict=True)) or [(), (), (), ()]
-    table = pa.table(dict(zip(("step", "epoch", "name", "value"), columns, strict=True)))
+    columns = list(zip(*history, strict=True)) or [()] * len(_HISTORY)
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _HISTORY, strict=True)], _HISTORY)
     with whole_file(path) as partial:
         pq.write_table(table, partial)
     context.run.log_file(path)
 
 
-def _phase(context: StepContext, bundle: ClipBundle, plan: PhasePlan, first_step: int) -> Phase:
+def _rows(context: StepContext, pairs: int | None) -> pa.Table:
+    return training_rows(context.paths["pairs"], pairs, [*TRAINING_COLUMNS, TRUTH_COLUMNS[0]])
+
+
+def _phase(context: StepContext, bundle: ClipBundle, plan: PhasePlan, rows: pa.Table, first_step: int) -> Phase:
     pairs, training = context.paths["pairs"], plan.training
-    rows = training_rows(pairs, training.pairs, [*TRAINING_COLUMNS, TRUTH_COLUMNS[0]])
     monitor = ForgetSetMonitor(torch.from_numpy(rows[TRUTH_COLUMNS[0]].to_numpy()))
     rows = rows.select(TRAINING_COLUMNS)  # training itself never sees the truth
     tokenizer = tokenizer_for(bundle, training.truncation)
@@ -131,14 +139,25 @@ def _phase(context: StepContext, bundle: ClipBundle, plan: PhasePlan, first_step
     )
 
 
-def _learner(context: StepContext, bundle: ClipBundle, plan: PhasePlan, processes: Processes) -> Learner:
-    blocks, device = frozen_text_blocks(bundle.model), processes.device
+def _freeze(bundle: ClipBundle, plan: PhasePlan) -> list[str]:
+    """The names of what trains in a phase. Raises PipelineError for what cannot be frozen or selected."""
+    blocks = frozen_text_blocks(bundle.model)
     if plan.training.freeze.text_blocks > blocks:
         raise PipelineError(
             f"{plan.name}.training.freeze.text_blocks = {plan.training.freeze.text_blocks}; "
             f"this text tower has {blocks} blocks, so allowed is 0 to {blocks}"
         )
     trained = apply_freeze(bundle.model, plan.training.freeze)
+    if plan.training.selection == "validation" and set(trained) <= {"logit_scale", "logit_bias"}:
+        raise PipelineError(
+            f"{plan.name}.training.selection: validation compares recall on held-out pairs, which this phase cannot "
+            "change: both towers are frozen. Set it to last, or let a tower train."
+        )
+    return trained
+
+
+def _learner(context: StepContext, bundle: ClipBundle, plan: PhasePlan, processes: Processes) -> Learner:
+    device, trained = processes.device, _freeze(bundle, plan)
     context.log.info("%s trains %d of %d tensors", plan.name, len(trained), len(list(bundle.model.parameters())))
     context.run.log_text("\n".join(trained) + "\n", f"trained_tensors_{plan.name}.txt")
     if plan.prompt is not None:

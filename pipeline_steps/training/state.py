@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import pickle
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline_steps.core.files import require_free_disk, whole_file
 
 LOG = logging.getLogger("pipeline_steps")
 _DIGEST = hashlib.sha256().digest_size
+_PART = 2**22
 
 
 def state_path(checkpoint: Path) -> Path:
@@ -38,13 +38,11 @@ def load_state(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """The state for this very training, or None. A torn file and one of another training are named and left aside."""
     if not path.is_file():
         return None
-    content = memoryview(path.read_bytes())
-    body, digest = content[:-_DIGEST], content[-_DIGEST:]
-    if hashlib.sha256(body).digest() != bytes(digest):
+    if not _is_whole(path):
         LOG.warning("%s is torn or is no state file, and is not used; training starts from the beginning", path)
         return None
     try:
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         found = state["fingerprint"]
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         LOG.warning("%s is foreign and is not used (%s); training starts from the beginning", path, error)
@@ -53,6 +51,17 @@ def load_state(path: Path, fingerprint: str) -> dict[str, Any] | None:
         LOG.warning("%s belongs to other settings or inputs and is not used; training starts from the beginning", path)
         return None
     return dict(state)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file ends in the sha256 of what stands before."""
+    sha256, left = hashlib.sha256(), path.stat().st_size - _DIGEST
+    with path.open("rb") as stream:
+        while left > 0:
+            part = stream.read(min(left, _PART))
+            sha256.update(part)
+            left -= len(part)
+        return stream.read() == sha256.digest()
 
 
 class _Hashing:

@@ -79,7 +79,8 @@ def train_step(learner: Learner, settings: TrainingConfig, batch: Batch, step_se
     the whole batch, alike in every process; each process takes its own rows' gradient back through the towers, and
     the gradients of the weights are summed. With `chunk_size` the towers see so many pairs at a time: once without a
     graph, for the embeddings, and once more to take their gradient back (Gao et al. 2021, "Scaling Deep Contrastive
-    Learning Batch Size under Memory Limited Setup"), with the same random numbers.
+    Learning Batch Size under Memory Limited Setup"), with the same random numbers. A model with random layers draws
+    other ones for other chunks or processes; without, neither changes the result.
     Raises NotFiniteError before the optimiser step where `on_nonfinite` is `stop`.
     """
     processes, seed = learner.processes, mixed_seed(step_seed, learner.processes.rank)
@@ -91,7 +92,7 @@ def train_step(learner: Learner, settings: TrainingConfig, batch: Batch, step_se
     leaves = [processes.gather(torch.cat(part)).requires_grad_() for part in parts]
     learner.optimizer.zero_grad(set_to_none=True)
     output = objective_of(learner, leaves, step_seed)
-    if not torch.isfinite(output.loss):
+    if not processes.agree(bool(torch.isfinite(output.loss))):
         return _not_finite(settings, "loss", output)
     torch.autograd.backward(learner.scaler.scale(output.loss))
     start = processes.share(len(leaves[0])).start
@@ -163,25 +164,41 @@ def _back(own: Encoded, gradients: Sequence[Tensor | None]) -> None:
 
 
 def _apply(learner: Learner, settings: TrainingConfig, output: LossOutput) -> Update:
-    """Sum the gradients, clip, step. The scale's gradient is whole in every process already."""
-    scale, size = learner.model.logit_scale, learner.processes.size
+    """Sum the gradients, clip, step.
+
+    The scale's gradient is whole in every process already; the first one's is taken, so that processes on different
+    hardware cannot drift apart in it.
+    """
+    scale, processes, scaler = learner.model.logit_scale, learner.processes, learner.scaler
     parameters = trained_parameters(learner.optimizer)
     towers = [parameter for parameter in parameters if parameter is not scale]
-    learner.processes.sum_gradients(towers)
-    if settings.gather == "official" and size > 1:
-        torch._foreach_div_([one.grad for one in towers if one.grad is not None], size)
-    learner.scaler.unscale_(learner.optimizer)
+    if scale.grad is not None and not processes.leads:
+        scale.grad.zero_()
+    processes.sum_gradients(parameters)
+    if settings.gather == "official":
+        for parameter in towers:
+            if parameter.grad is not None:
+                parameter.grad.div_(processes.size)
+    scaler.unscale_(learner.optimizer)
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, settings.grad_clip_norm or math.inf))
-    finite, scaler = math.isfinite(norm), learner.scaler
-    scale_may_fall = scaler.is_enabled() and scaler.get_scale() > _SMALLEST_LOSS_SCALE
-    if not finite and not scale_may_fall:
-        return _not_finite(settings, "gradient norm", output, norm)
-    scaler.step(learner.optimizer)  # which skips the step, and then lowers its scale, where a gradient is not finite
+    if math.isfinite(norm):
+        scaler.step(learner.optimizer)
+        scaler.update()
+        _clamp(scale, settings.max_logit_scale)
+        return Update(output, norm, skipped=False)
+    before = scaler.get_scale()
     scaler.update()
-    if settings.max_logit_scale is not None:
+    if scaler.is_enabled():
+        scaler.update(max(before * scaler.get_backoff_factor(), _SMALLEST_LOSS_SCALE))
+    if scaler.is_enabled() and before > _SMALLEST_LOSS_SCALE:
+        return Update(output, norm, skipped=True)
+    return _not_finite(settings, "gradient norm", output, norm)
+
+
+def _clamp(logit_scale: Tensor, bound: float | None) -> None:
+    if bound is not None:
         with torch.no_grad():
-            scale.clamp_(0, math.log(settings.max_logit_scale))
-    return Update(output, norm, skipped=not finite)
+            logit_scale.clamp_(0, math.log(bound))
 
 
 def _not_finite(settings: TrainingConfig, what: str, output: LossOutput, value: float = math.nan) -> Update:

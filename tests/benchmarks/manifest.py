@@ -36,7 +36,7 @@ def main() -> None:
     """Run every case in a child process and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000])
-    parser.add_argument("--folder", type=Path, help="where the files go (about 0.7 GiB a million rows); default: /tmp")
+    parser.add_argument("--folder", type=Path, help="where the files go (about 0.9 GiB a million rows); default: /tmp")
     parser.add_argument("--case", choices=list(CASES), help="one case in this process, as JSON (for the children)")
     arguments = parser.parse_args()
     if arguments.case:

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
 from pipeline_steps.build_manifest import STEP
-from pipeline_steps.data.manifest import SCHEMA, image_root, read_manifest
+from pipeline_steps.data.manifest import image_root
 from pipeline_steps.data.pictures import PictureReader
 from tests.unit.data.made_data import sample, section, write_picture, write_shard, write_tar
 
@@ -45,7 +46,7 @@ def test_a_download_becomes_a_manifest_whatever_the_order_of_arrival(tmp_path: P
         random.Random(3).shuffle(rows)
         shutil.rmtree(tmp_path / "images")
     assert contents[0] == contents[1]
-    manifest = read_manifest(tmp_path / "0" / "pairs.parquet", SCHEMA.names).to_pylist()
+    manifest = pq.read_table(tmp_path / "0" / "pairs.parquet").to_pylist()
     report = json.loads((tmp_path / "0" / "report.json").read_text())
     assert image_root(tmp_path / "0" / "pairs.parquet") == tmp_path / "images"
     assert [row["id"] for row in manifest] == sorted(row["id"] for row in manifest)
@@ -117,8 +118,7 @@ def test_pairs_in_shards_are_those_of_the_files_with_the_place_of_their_bytes(tm
     assert _build(tmp_path / "option", f"--shards={tmp_path}/shards") == 0
     assert _build(tmp_path / "config", source_shards=f"{tmp_path}/shards") == 0
     files, option, config = (
-        read_manifest(tmp_path / name / "pairs.parquet", SCHEMA.names).to_pylist()
-        for name in ("files", "option", "config")
+        pq.read_table(tmp_path / name / "pairs.parquet").to_pylist() for name in ("files", "option", "config")
     )
     assert option == config
     place = ("image_path", "image_offset", "image_bytes")

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from pipeline_steps.core.config import load_config, settings_json
+from pipeline_steps.data.pairs import EpochBatches
 from pipeline_steps.models.clip import create_clip, save_clip
 from pipeline_steps.train_baseline import STEP
 from tests.unit.paths import REPOSITORY
@@ -30,21 +34,30 @@ def options(tmp_path: Path, pairs: Path) -> list[str]:  # noqa: F811
     settings = json.loads(settings_json(load_config(tiny.RAW), "experiment", *STEP.sections))
     settings |= {"experiment": "test", "model": {"architecture": tiny.architecture(tmp_path)}}
     for phase in PHASES:
-        settings[phase]["training"] |= {"epochs": 1, "batch_size": 8, "adam_epsilon": 1e-4}
+        settings[phase]["training"] |= {"epochs": 1, "batch_size": 8, "adam_epsilon": 1e-4, "selection": "validation"}
         settings[phase]["training"]["freeze"]["text_blocks"] = 0
     return ["--pairs", str(pairs), "--reference", str(tmp_path / "reference"), "--settings", json.dumps(settings)]
 
 
-def _train(folder: Path, options: list[str], processes: int, *, fails: bool = False) -> str:
+def _train(
+    folder: Path, options: list[str], processes: int, *, fails: bool = False, kill_at: Path | None = None
+) -> str:
+    """Run the step; `kill_at`: kill its second process as soon as this file is there."""
     started = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *(started if processes > 1 else []), "pipeline_steps.train_baseline", *options]
     command += ["--method", "continued", "--checkpoint", str(folder / "checkpoint")]
     command += ["--history", str(folder / "history.parquet"), "--log-file", str(folder / "log.txt"), "--threads", "1"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
-    assert (ran.returncode != 0) == fails, ran.stderr
-    return ran.stderr
+    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as ran:
+        while kill_at and ran.poll() is None and not kill_at.exists():
+            time.sleep(0.005)
+        if kill_at:
+            second = [one for one in psutil.Process(ran.pid).children() if one.environ().get("RANK") == "1"]
+            second[0].kill()
+        _, told = ran.communicate(timeout=500)
+    assert (ran.returncode != 0) == fails, told
+    return told
 
 
 def _statuses(folder: Path) -> list[str]:
@@ -61,7 +74,9 @@ def test_two_processes_write_the_checkpoint_of_one_and_count_as_one_run(tmp_path
         folder.mkdir()
         _train(folder, options, processes)
         assert _statuses(folder) == ["FINISHED"]
-        assert "continued as_unlearn" in (folder / "log.txt").read_text() or (folder / "history.parquet").is_file()
+        assert "as_unlearn trains" in (folder / "log.txt").read_text()
+        history = pq.read_table(folder / "history.parquet").to_pylist()
+        assert sum(row["name"] == "validation/recall_at_1" for row in history) == 2
     one, two = (load_file(tmp_path / name / "checkpoint" / "open_clip_model.safetensors") for name in "12")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
@@ -77,3 +92,31 @@ def test_an_error_in_every_process_ends_all_and_fails_the_run_once(tmp_path: Pat
     assert told.count("the loss is nan") >= 1
     assert _statuses(tmp_path) == ["FAILED"]
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_picture_that_only_one_process_misses_is_named_in_that_process_log(
+    tmp_path: Path, options: list[str]
+) -> None:
+    order = next(iter(EpochBatches(20, 8, 0)))
+    (tmp_path / f"{order[-1]}.png").unlink()
+    _train(tmp_path, options, 2, fails=True)
+    assert f"{order[-1]}.png cannot be read" in (tmp_path / "log.txt.rank1").read_text()
+    assert "log.txt.rank" in (tmp_path / "log.txt").read_text()
+    assert _statuses(tmp_path) == ["FAILED"] or _statuses(tmp_path) == ["KILLED"]
+
+
+def test_a_process_killed_among_two_ends_both_and_the_next_run_goes_on(tmp_path: Path, options: list[str]) -> None:
+    place = options.index("--settings") + 1
+    settings = json.loads(options[place])
+    for phase in PHASES:
+        settings[phase]["training"] |= {"epochs": 6, "save_minutes": 0}
+    options = [*options[:place], json.dumps(settings), *options[place + 1 :]]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    _train(whole, options, 2)
+    _train(parts, options, 2, fails=True, kill_at=parts / "checkpoint.resume.as_learn_prompt.pt")
+    _train(parts, options, 2)
+    one, two = (load_file(folder / "checkpoint" / "open_clip_model.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+    assert sorted(_statuses(parts)) in (["FAILED", "FINISHED"], ["FINISHED", "KILLED"])

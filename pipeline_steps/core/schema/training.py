@@ -46,7 +46,8 @@ class TrainingConfig:
 
     `pairs` trains on the first so many training pairs of the manifest, whose order is random and fixed, so that
     subsets nest. `chunk_size` bounds the pairs per process that are in a tower at once; it changes memory and time,
-    not the result. `schedule_offset_epochs` and `schedule_total_epochs` place this phase inside a longer schedule.
+    not the result (but for random layers, which draw other numbers). `schedule_offset_epochs` and
+    `schedule_total_epochs` place this phase inside a longer schedule.
     """
 
     epochs: Natural

@@ -148,6 +148,13 @@ def test_a_missing_section_is_named() -> None:
         load_section({}, "unlearn", UnlearnConfig)
 
 
+def test_a_prompt_that_phase_1_does_not_make_is_told_before_any_job() -> None:
+    raw = _default()
+    raw["learn_prompt"]["negative_text"]["source"] = "prefix"
+    with pytest.raises(ConfigError, match=r"learn_prompt.negative_text.source = 'prefix' makes none"):
+        load_config(raw)
+
+
 def test_a_preset_is_a_column_under_the_users_keys_and_a_methods_row_goes_over_both() -> None:
     raw = read_yaml([CONFIG / "config.yaml"]) | {"preset": "paper"}
     raw["unlearn"] = {**raw["unlearn"], "loss_reduction": "mean"}

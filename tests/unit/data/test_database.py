@@ -45,6 +45,14 @@ def test_tables_larger_than_the_memory_are_sorted_on_disk(tmp_path: Path) -> Non
     assert ordered == sorted(ordered)
 
 
+@pytest.mark.parametrize(("threads", "memory_bytes", "used"), [(64, 2**31, 4), (3, 2**31, 3), (8, 2**27, 1)])
+def test_there_are_no_more_threads_than_the_memory_has_room_for(
+    tmp_path: Path, threads: int, memory_bytes: int, used: int
+) -> None:
+    with working_database(tmp_path / "a", threads=threads, memory_bytes=memory_bytes) as database:
+        assert scalar(database, "SELECT current_setting('threads')") == used
+
+
 def test_no_room_is_an_error_that_names_the_folder_and_the_remedy(tmp_path: Path) -> None:
     with (
         pytest.raises(PipelineError, match=r"work folder .*\.pairs\.parquet\.work cannot hold.*Free disk"),

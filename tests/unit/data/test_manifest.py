@@ -17,7 +17,6 @@ from pipeline_steps.data.manifest import (
     TRAINING_COLUMNS,
     TRUTH_COLUMNS,
     image_root,
-    read_manifest,
     training_rows,
     validation_rows,
     write_manifest,
@@ -42,13 +41,13 @@ def _table(rows: list[dict[str, object]] = ROWS) -> pa.Table:
 def test_a_manifest_comes_back_as_written_with_its_root(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "pairs.parquet"
     write_manifest(path, _table(), Path("results/demo/images"))
-    assert read_manifest(path, SCHEMA.names).to_pylist() == ROWS
+    assert pq.read_table(path).to_pylist() == ROWS
     assert image_root(path) == Path("results/demo/images")
 
 
 def test_what_training_reads_holds_nothing_of_the_truth(tmp_path: Path) -> None:
     write_manifest(tmp_path / "pairs.parquet", _table(), tmp_path)
-    table = read_manifest(tmp_path / "pairs.parquet", TRAINING_COLUMNS)
+    table = training_rows(tmp_path / "pairs.parquet", None, TRAINING_COLUMNS)
     assert table.column_names == list(TRAINING_COLUMNS)
     assert not set(TRUTH_COLUMNS) & set(TRAINING_COLUMNS)
     assert "clean" not in str(table.to_pylist())
@@ -59,7 +58,7 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> 
     with pytest.raises(
         PipelineError, match=r"no column 'image_path', 'image_offset', 'image_bytes', 'split'; it has 'id', 'caption'"
     ):
-        read_manifest(tmp_path / "pairs.parquet", TRAINING_COLUMNS)
+        training_rows(tmp_path / "pairs.parquet", None, TRAINING_COLUMNS)
     with pytest.raises(PipelineError, match="where its pictures are"):
         image_root(tmp_path / "pairs.parquet")
 
@@ -67,9 +66,9 @@ def test_missing_columns_are_named_with_those_that_are_there(tmp_path: Path) -> 
 def test_an_empty_manifest_another_file_and_none_are_errors(tmp_path: Path) -> None:
     write_manifest(tmp_path / "empty.parquet", _table([]), tmp_path)
     (tmp_path / "text.parquet").write_text("no parquet")
-    for name, fact in (("empty", "has no row"), ("text", "cannot be read"), ("none", "cannot be read")):
+    for name, fact in (("empty", "no row of the split"), ("text", "cannot be read"), ("none", "cannot be read")):
         with pytest.raises(PipelineError, match=fact):
-            read_manifest(tmp_path / f"{name}.parquet", TRAINING_COLUMNS)
+            training_rows(tmp_path / f"{name}.parquet", None, TRAINING_COLUMNS)
 
 
 def test_the_csv_has_the_training_split_with_paths_that_hold_from_its_own_folder(tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_rows_go_into_groups_of_one_size_whatever_parts_they_come_in(
     assert len(contents) == 1
     metadata = pq.read_metadata(tmp_path / "0.parquet")
     assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [8, 8, 8, 5]
-    assert read_manifest(tmp_path / "0.parquet", SCHEMA.names).equals(table)
+    assert pq.read_table(tmp_path / "0.parquet").equals(table)
 
 
 @pytest.mark.parametrize("shard", [False, True])

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.training.distributed import Processes
+from pipeline_steps.training.distributed import Processes, share_batch_statistics
 from tests.unit.paths import REPOSITORY
 
 Result = dict[str, Any]
@@ -56,6 +57,17 @@ def test_the_official_gather_leaves_half_the_gradient_in_two_processes(tmp_path:
     for name, gradient in alone["gradients"].items():
         expected = gradient if name == "logit_scale" else gradient / 2
         torch.testing.assert_close(found["gradients"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_shared_batch_statistics_keep_every_activation() -> None:
+    module = BatchNormAct2d(4, act_layer=torch.nn.SiLU).eval()
+    model, images = torch.nn.Sequential(module), torch.randn(2, 4, 3, 3)
+    expected = model(images)
+    share_batch_statistics(model, Processes(0, 2, torch.device("cpu")))
+    assert model[0] is module
+    convert_sync_batchnorm(model)
+    assert model[0] is not module
+    torch.testing.assert_close(model.eval()(images), expected)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

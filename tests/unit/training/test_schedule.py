@@ -51,7 +51,7 @@ def test_the_official_phase_1_skips_the_warm_up() -> None:
     assert round(settings.warmup_fraction * 10 * STEPS) == pytest.approx(100, abs=5)
     assert learning_rate_factor(0, STEPS, settings) == pytest.approx(0.98, abs=0.005)
     assert learning_rate_factor(0, STEPS, settings) > learning_rate_factor(1, STEPS, settings)
-    assert learning_rate_factor(0, STEPS, _training("learn_prompt", "paper")) < 0.04
+    assert learning_rate_factor(0, STEPS, _training("learn_prompt", "paper")) < 0.06
 
 
 def test_the_official_phase_2_starts_at_0_80_reaches_zero_an_epoch_early_and_rises_again() -> None:
@@ -67,7 +67,7 @@ def test_the_official_phase_2_starts_at_0_80_reaches_zero_an_epoch_early_and_ris
 def test_the_papers_phase_2_is_a_schedule_of_its_own() -> None:
     settings = _training("unlearn", "paper")
     factors = [learning_rate_factor(step, STEPS, settings) for step in range(settings.epochs * STEPS)]
-    assert factors[0] < 0.01
+    assert factors[0] < 0.02
     assert max(factors) == 1
     assert factors[-1] == min(factors[200:]) < 1e-6
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.data.manifest import TRAINING_COLUMNS, image_root, validation_rows
 from pipeline_steps.data.pairs import PairDataset
 from pipeline_steps.data.pictures import PictureReader
@@ -48,6 +49,14 @@ def test_the_score_is_in_batch_recall_and_leaves_the_model_in_training_mode(tmp_
     assert score * 6 == pytest.approx(round(score * 6))
     assert 0 <= score <= 1
     assert learner.model.training
+
+
+def test_a_single_pair_is_too_few(best: BestEpoch, pairs: Path) -> None:
+    one = PairDataset(
+        validation_rows(pairs, TRAINING_COLUMNS).slice(0, 1), PictureReader(pairs.parent), torch.tensor, torch.tensor, 0
+    )
+    with pytest.raises(PipelineError, match="at least two validation pairs"):
+        BestEpoch(one, tiny.settings())
 
 
 def test_the_state_holds_the_best_weights(tmp_path: Path, best: BestEpoch) -> None:

@@ -124,6 +124,15 @@ def test_what_is_not_finite_is_skipped_where_the_settings_say_so(tmp_path: Path,
     assert all(torch.isfinite(tensor).all() for tensor in states[-1].values())
 
 
+def test_fp16_that_skips_goes_on_at_the_smallest_loss_scale(tmp_path: Path) -> None:
+    training = tiny.settings(precision="fp16", on_nonfinite="skip")
+    learner = tiny.learner(tmp_path, training, Poisoned(set(range(1, 6)), "gradient"), ALONE)
+    learner.scaler = GradScaler("cpu", init_scale=4)
+    skipped = [train_step(learner, training, tiny.batch(step), step).skipped for step in range(7)]
+    assert skipped == [True] * 5 + [False] * 2
+    assert learner.scaler.get_scale() == 1
+
+
 def test_fp16_lowers_its_loss_scale_before_it_gives_up(tmp_path: Path) -> None:
     training = tiny.settings(precision="fp16", on_nonfinite="stop")
     learner = tiny.learner(tmp_path, training, Poisoned(set(range(1, 99)), "gradient"), ALONE)
