@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 _HEADER = """---
@@ -62,7 +63,7 @@ def model_card(facts: CardFacts) -> str:
         "## Load it",
         _loading(facts.model_cfg),
         "## Training pairs",
-        _pairs(facts.report),
+        _pairs(facts),
         "## Method",
         f"- method: {facts.method_title}\n- seed: {facts.seed}\n- reference: {_reference(facts.provenance)}",
         "## Scores",
@@ -87,11 +88,12 @@ def _loading(model_cfg: Mapping[str, Any]) -> str:
     )
 
 
-def _pairs(report: Mapping[str, Any]) -> str:
+def _pairs(facts: CardFacts) -> str:
+    report, source = facts.report, f"- source: {_source(facts.settings)}"
     if not report:
-        return "Not recorded: the card was written without build_manifest's report."
+        return f"{source}\n- counts: not recorded, the card was written without build_manifest's report"
     splits, noise = report.get("splits", {}), report.get("noise", {})
-    lines = [f"- rows read: {_count(report.get('rows'))}", f"- pairs kept: {_count(report.get('pairs'))}"]
+    lines = [source, f"- rows read: {_count(report.get('rows'))}", f"- pairs kept: {_count(report.get('pairs'))}"]
     lines += [f"- {name} pairs: {_count(number)}" for name, number in splits.items()]
     fraction = noise.get("fraction", 0)
     lines.append(
@@ -101,6 +103,19 @@ def _pairs(report: Mapping[str, Any]) -> str:
         else "- injected noise: none"
     )
     return "\n".join(lines)
+
+
+def _source(settings: Mapping[str, Any]) -> str:
+    """The name of what the pairs came from; folders of the machine stay out of it."""
+    manifest, download = settings.get("build_manifest", {}), settings.get("download_images", {})
+    own = manifest.get("source_csv") or manifest.get("source_shards")
+    if own:
+        return f"`{PurePath(own).name}`"
+    listed = download.get("url_list")
+    if listed:
+        return f"downloaded from the list `{PurePath(listed).name}`"
+    embedded = download.get("embedded_parquet")
+    return f"the pipeline's own pictures, `{PurePath(embedded).stem}`" if embedded else "not recorded"
 
 
 def _reference(provenance: Mapping[str, str]) -> str:

@@ -39,7 +39,9 @@ rule export_model_job:
     output:
         model=directory(f"{ROOT}/export_model/{CELL}/model"),
     params:
-        settings=settings("model", "learn_prompt", "unlearn", "train_baseline"),
+        settings=settings(
+            "download_images", "build_manifest", "model", "learn_prompt", "unlearn", "train_baseline"
+        ),
     log:
         f"{ROOT}/logs/export_model/{CELL}.log",
     benchmark:

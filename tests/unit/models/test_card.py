@@ -62,3 +62,16 @@ def test_a_laclip_tower_needs_its_import_and_the_card_says_so() -> None:
     card = model_card(CardFacts("NCU", 0, "laclip_vitb16", config, {}))
     order = ["import open_clip", "import pipeline_steps.models.laclip", "create_model"]
     assert sorted(order, key=card.index) == order
+
+
+def test_the_card_names_what_the_pairs_came_from_and_no_folder_of_the_machine() -> None:
+    for settings, words in (
+        ({"build_manifest": {"source_csv": "/home/me/data/pairs.csv"}}, "- source: `pairs.csv`"),
+        ({"build_manifest": {"source_shards": "/data/cc3m-wds"}}, "- source: `cc3m-wds`"),
+        ({"download_images": {"url_list": "/data/cc12m.tsv"}}, "- source: downloaded from the list `cc12m.tsv`"),
+        ({"download_images": {"embedded_parquet": "resources/a/openclipart.parquet"}}, "own pictures, `openclipart`"),
+        ({}, "- source: not recorded"),
+    ):
+        pairs = model_card(CardFacts("NCU", 0, "a", {}, settings)).split("## Training pairs")[1].split("## Method")[0]
+        assert words in pairs
+        assert "/home" not in pairs
