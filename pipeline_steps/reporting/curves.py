@@ -12,8 +12,13 @@ from pipeline_steps.reporting.plots import method_colour, styled
 
 _TERM_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2")
 _TERM_LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
-_FORGET_STYLE = {"precision": ("#0072B2", "-"), "recall": ("#E69F00", "--"), "base_rate": ("black", ":")}
-_FORGET_LABELS = {"precision": "precision", "recall": "recall", "base_rate": "share of shuffled pairs (random pick)"}
+_FORGET_STYLE = {
+    "precision": ("#0072B2", "-"), "recall": ("#E69F00", "--"), "auroc": ("#CC79A7", "-."), "base_rate": ("black", ":"),
+}  # fmt: skip
+_FORGET_LABELS = {
+    "precision": "precision", "recall": "recall", "auroc": "AUROC",
+    "base_rate": "share of shuffled pairs (random pick)",
+}  # fmt: skip
 _COLUMNS = 3
 
 
@@ -31,7 +36,7 @@ def loss_figure(losses: pd.DataFrame) -> Figure:
 
 
 def forget_figure(forget: pd.DataFrame) -> Figure:
-    """A panel per training stage and method: precision, recall and the share of shuffled pairs, running means."""
+    """A panel per training stage and method: precision, recall, AUROC and share of shuffled pairs, running means."""
     panels = list(forget.groupby(["stage", "method"], sort=False))
     with styled():
         figure, axes = _small_multiples(len(panels), height=2.4, sharey=True)

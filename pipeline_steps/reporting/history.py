@@ -12,7 +12,7 @@ from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.reporting.names import stage_order
 
 COLUMNS = ("step", "epoch", "name", "value")
-FORGET_SET = ("precision", "recall", "base_rate")
+FORGET_SET = ("precision", "recall", "auroc", "base_rate")
 _CURVE = ["stage", "method", "seed", "name"]
 _WINDOW_SHARE = 0.05
 
@@ -42,7 +42,7 @@ def loss_frame(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def forget_frame(history: pd.DataFrame) -> pd.DataFrame:
-    """Precision, recall and base rate of the forget set, fractions, smoothed; empty without injected noise.
+    """Precision, recall, AUROC and base rate of the forget set, fractions, smoothed; empty without injected noise.
 
     Curves stand in the order of the pipeline and of the table of methods."""
     wanted = history[history["name"].isin([f"forget_set/{name}" for name in FORGET_SET])]

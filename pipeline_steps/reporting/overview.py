@@ -46,7 +46,7 @@ def summary_text(rows: list[Row]) -> str:
 
 
 def forget_text(path: Path) -> str:
-    """A line per stage and method: mean precision and recall of its forget sets; empty without injected noise."""
+    """A line per stage and method: mean precision, recall and AUROC of its forget sets; empty without noise."""
     if not path.is_file():
         return ""
     values: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -58,6 +58,7 @@ def forget_text(path: Path) -> str:
         lines.append(
             f"{stage}, {title_of(method)}: {mean.get('precision', 0):.1f}% of the pairs picked were shuffled "
             f"(a random pick: {mean['base_rate']:.1f}%); {mean.get('recall', 0):.1f}% of all shuffled pairs were picked"
+            + (f"; AUROC {mean['auroc'] / 100:.3f}" if "auroc" in mean else "")
         )
     return "\n".join(lines)
 
