@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -52,8 +53,13 @@ def _lines(evaluation: str, path: Path) -> list[ScoreLine]:
     return [
         ScoreLine(EVALUATIONS[evaluation], dataset, measure_title(measure), value, float(scores[f"{CHANCE}{measure}"]))
         for dataset, scores in _json(path).items()
-        for measure, value in measures(scores).items()
+        for measure, value in sorted(measures(scores).items(), key=lambda item: _natural(item[0]))
     ]
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that puts recall@5 before recall@10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ TARGETS = {
     "download_images": {"download_images": 1},
     "build_manifest": DATA,
     "train_reference": REFERENCE,
+    "import_reference": {},
     "learn_prompt": REFERENCE | {"learn_prompt_job": 1},
     "unlearn": REFERENCE | {"learn_prompt_job": 1, "unlearn_job": 1},
     "train_baseline": REFERENCE | {"train_baseline_job": 2},
@@ -26,6 +27,7 @@ TARGETS = {
     "eval_probe": FEATURES | {"eval_probe_job": 4},
     "eval_retrieval": FEATURES | {"eval_retrieval_job": 4},
     "make_tables": FEATURES | EVALUATIONS | {"make_tables": 1},
+    "export_model": FEATURES | EVALUATIONS | {"export_model_job": 4},
     "all": FEATURES | EVALUATIONS | {"make_tables": 1},
 }
 
@@ -61,6 +63,28 @@ def test_an_own_csv_needs_no_download(folder: Path, tmp_path: Path) -> None:
     extra.write_text(f"build_manifest: {{source_csv: {source}}}\n")
     jobs = planned_jobs(folder, "train_reference", configfiles=("config/smoke.yaml", str(extra)))
     assert jobs == {"build_manifest": 1, "train_reference_job": 1}
+
+
+def test_an_imported_reference_takes_the_place_of_the_trained_one(folder: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.touch()
+    extra = tmp_path / "imported.yaml"
+    extra.write_text(f"import_reference: {{weights: {weights}, format: open_clip}}\n")
+    jobs = planned_jobs(folder, "unlearn", configfiles=("config/smoke.yaml", str(extra)))
+    assert jobs == DATA | {"import_reference_job": 1, "learn_prompt_job": 1, "unlearn_job": 1}
+
+
+def test_methods_with_the_same_phase_1_share_it(folder: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "methods.yaml"
+    extra.write_text("methods: [ncu, ncu_no_transport, ncu_v3, ncu_v1]\n")
+    jobs = planned_jobs(folder, "unlearn", configfiles=("config/smoke.yaml", str(extra)))
+    assert jobs == REFERENCE | {"learn_prompt_job": 2, "unlearn_job": 4}
+
+
+def test_many_processes_are_a_resource_and_rerun_nothing(folder: Path) -> None:
+    ran = snakemake(folder, "unlearn", "--dry-run", "-p", "--set-resources", "unlearn_job:processes=4")
+    assert "launch 4 pipeline_steps.unlearn" in ran.stdout
+    assert "launch 1 pipeline_steps.learn_prompt" in ran.stdout
 
 
 def test_a_wrong_configuration_stops_before_any_job_with_every_error(folder: Path, tmp_path: Path) -> None:

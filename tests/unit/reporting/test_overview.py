@@ -42,10 +42,10 @@ def test_without_benchmarks_there_is_no_table_of_times(tmp_path: Path) -> None:
 def test_the_forget_set_is_set_against_the_base_rate(tmp_path: Path) -> None:
     path = tmp_path / "forget_set.csv"
     rows = ["stage,method,name,value", *(f"unlearn,ncu,precision,{value}" for value in (0.5, 0.7))]
-    path.write_text("\n".join([*rows, "unlearn,ncu,recall,0.15", "unlearn,ncu,base_rate,0.4"]))
+    path.write_text("\n".join([*rows, "unlearn,ncu,recall,0.15", "unlearn,ncu,base_rate,0.4", "unlearn,ncu,auroc,0.6"]))
     assert forget_text(path) == (
         "unlearn, NCU: 60.0% of the pairs picked were shuffled (a random pick: 40.0%); "
-        "15.0% of all shuffled pairs were picked"
+        "15.0% of all shuffled pairs were picked; AUROC 0.600"
     )
     assert forget_text(tmp_path / "nowhere.csv") == ""
 
