@@ -19,7 +19,10 @@ from pipeline_steps.models.clip import ClipBundle, load_clip
 from pipeline_steps.reporting.names import measure_title, title_of
 
 EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", "retrieval": "Retrieval"}
-SECTIONS = ("download_images", "build_manifest", "model", "learn_prompt", "unlearn", "train_baseline")
+SECTIONS = (
+    "download_images", "build_manifest", "model", "import_reference", "train_reference", "learn_prompt", "unlearn",
+    "train_baseline",
+)  # fmt: skip
 
 
 def run(context: StepContext) -> None:

@@ -1,6 +1,7 @@
 # The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
 import functools
 import json
+import shutil
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
@@ -25,6 +26,10 @@ shell.prefix(
     'launch() {{ local processes=$1; shift; if [ "$processes" -gt 1 ]; '
     'then torchrun --standalone --nproc-per-node "$processes" -m "$@"; else python -m "$@"; fi; }}; '
 )
+
+
+# Where there are GPUs, jobs that use one take turns: a profile says how many there are (`resources: gpu=`).
+GPU = int(shutil.which("nvidia-smi") is not None)
 
 
 @functools.cache

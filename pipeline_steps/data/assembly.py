@@ -72,6 +72,17 @@ def manifest_report(
 def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | None:
     """Why a manifest with this report must not be used, with the remedy; None when it may."""
     bad, pictures = sum(report["bad_pictures"].values()), report["pictures"]
+    broken = sum(report["broken_in_shards"].values())
+    if broken > settings.max_bad_fraction * (pictures + broken):
+        first = "; ".join(
+            f"{one['shard']} {one['key']} ({one['cause']}: {one['message']})"
+            for one in report["broken_in_shards_named"][:_FIRST_NAMED]
+        )
+        return (
+            f"{broken} members or ends of shards are broken ({_listed(report['broken_in_shards'])}) beside {pictures} "
+            f"whole pictures, which is more than build_manifest.max_bad_fraction = {settings.max_bad_fraction}. The "
+            f"first: {first}. Fetch these shards again, or raise max_bad_fraction."
+        )
     if bad > settings.max_bad_fraction * pictures:
         first = "; ".join(
             f"{one['image_path']} ({one['cause']}: {one['message']})"
@@ -83,11 +94,11 @@ def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | N
             "rows, or raise max_bad_fraction."
         )
     if report["splits"][TRAIN] == 0 or report["splits"][VALIDATION] < 2:
-        broken = _listed(report["broken_in_shards"])
+        cut = _listed(report["broken_in_shards"])
         return (
             f"of {report['rows']} rows {report['splits'][TRAIN]} are left to train on and "
             f"{report['splits'][VALIDATION]} in the validation split (at least 1 and 2 are needed): dropped "
-            f"{_listed(report['dropped']) or 'none'}{f'; broken in shards: {broken}' if broken else ''}. Loosen these "
+            f"{_listed(report['dropped']) or 'none'}{f'; broken in shards: {cut}' if cut else ''}. Loosen these "
             "filters or change validation_fraction in build_manifest, or give more rows."
         )
     return None

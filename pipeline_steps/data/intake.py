@@ -22,7 +22,7 @@ _AT_ONCE = 20_000
 _PLACE = [("image_path", pa.string()), ("image_offset", pa.int64())]
 ROWS = pa.schema(
     [
-        ("row", pa.int64()), *_PLACE, ("image_bytes", pa.int32()), ("caption", pa.string()), ("fitted", pa.string()),
+        ("row", pa.int64()), *_PLACE, ("image_bytes", pa.int64()), ("caption", pa.string()), ("fitted", pa.string()),
         ("is_empty", pa.bool_()),
     ]
 )  # fmt: skip

@@ -64,7 +64,7 @@ def write_pairs_csv(path: Path, manifest: Path, root: Path) -> None:
     prefix = os.path.relpath(root.resolve(), path.parent.resolve())
     start = "" if prefix == "." else f"{prefix}/"
     with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # a lone \\r needs quotes too
         columns = ("image_path", "caption", *SHARD_CSV_COLUMNS)
         width = 2
         for number, batch in enumerate(_split_batches(manifest, columns, TRAIN)):

@@ -93,9 +93,14 @@ def shard_pairs(folder: Path, settings: BuildManifestConfig) -> ShardPairs:
 
 
 def _shard_pairs(folder: Path, names: list[str], caption_field: str) -> ShardPairs:
-    check = Containment(folder)
-    shards = check.inside(names)
-    check.refuse_strays()
+    shards = Containment(folder).inside(names)
+    strays = [name for name, shard in zip(names, shards, strict=True) if shard is None or not name.isprintable()]
+    if strays:
+        raise PipelineError(
+            f"{len(strays)} of {len(names)} shards in {folder} are links to files elsewhere, or have a name that is no "
+            f"text (the first: {strays[0]!r}). Put the files themselves there; a hub's command line does with "
+            "--local-dir."
+        )
     return ShardPairs(folder, tuple(shard for shard in shards if shard is not None), caption_field)
 
 

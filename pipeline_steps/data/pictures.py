@@ -82,9 +82,10 @@ def read_image(path: Path | str) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB with transparency flattened on white."""
-    if image.mode == "RGB":
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    if image.mode == "RGB" and not transparent:
         return image
-    if "A" in image.getbands() or "transparency" in image.info:
+    if transparent:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")

@@ -87,7 +87,7 @@ def _members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.Ta
                     break
                 if member.isreg() and not member.issparse():
                     yield member
-    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:  # tarfile's, on absurd sizes
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # on absurd headers
         broken.append(Broken("", "damaged_shard" if end + _BLOCK <= size else "truncated_shard", repr(error)))
         return
     with path.open("rb") as stream:

@@ -95,6 +95,8 @@ def _pairs(facts: CardFacts) -> str:
     splits, noise = report.get("splits", {}), report.get("noise", {})
     lines = [source, f"- rows read: {_count(report.get('rows'))}", f"- pairs kept: {_count(report.get('pairs'))}"]
     lines += [f"- {name} pairs: {_count(number)}" for name, number in splits.items()]
+    used = facts.settings.get("unlearn", {}).get("training", {}).get("pairs")
+    lines += [f"- of them used in phase 2: {_count(used)}"] if used else []
     fraction = noise.get("fraction", 0)
     lines.append(
         f"- injected noise: captions of {100 * fraction:g}% of the training pairs shuffled among them; "
@@ -121,7 +123,8 @@ def _source(settings: Mapping[str, Any]) -> str:
 def _reference(provenance: Mapping[str, str]) -> str:
     if not provenance:
         return "trained here from scratch (step train_reference)"
-    return "imported; " + ", ".join(f"{name} `{value}`" for name, value in provenance.items())
+    told = {name: PurePath(value).name if name == "source" else value for name, value in provenance.items()}
+    return "imported; " + ", ".join(f"{name} `{value}`" for name, value in told.items())
 
 
 def _scores(scores: Sequence[ScoreLine]) -> str:
@@ -140,4 +143,11 @@ def _count(number: object) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return json.dumps(_without_folders(value), indent=2, ensure_ascii=False)
+
+
+def _without_folders(value: object) -> object:
+    """The same settings with names in place of absolute paths, which are the machine's own business."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(member) for key, member in value.items()}
+    return PurePath(value).name if isinstance(value, str) and value.startswith("/") else value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from open_clip.constants import HF_CONFIG_NAME, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor, nn
@@ -83,6 +84,9 @@ def load_strictly(model: nn.Module, weights: Weights, source: str) -> None:
         "missing": [name for name in own if name not in weights],
         "unexpected": [name for name in weights if name not in own],
         "misshapen": misshapen,
+        "not finite or of another kind": [
+            name for name, tensor in weights.items() if name in own and not _same_kind(tensor, own[name])
+        ],
     }
     if any(groups.values()):
         listed = "; ".join(_listed(kind, names) for kind, names in groups.items() if names)
@@ -91,6 +95,13 @@ def load_strictly(model: nn.Module, weights: Weights, source: str) -> None:
             "that these weights were trained with."
         )
     model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in weights.items()})
+
+
+def _same_kind(found: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor can stand for another: dense, with floats for floats, none of them infinite or NaN."""
+    if found.layout != torch.strided or found.is_meta or found.is_floating_point() != wanted.is_floating_point():
+        return False
+    return not found.is_complex() and bool(torch.isfinite(found).all())
 
 
 def _import_tag(settings: ImportReferenceConfig, tag: str, architecture: str) -> ImportedClip:
@@ -107,8 +118,9 @@ def _import_tag(settings: ImportReferenceConfig, tag: str, architecture: str) ->
         path = Path(open_clip.pretrained.download_pretrained(known))
     except (OSError, RuntimeError, ValueError) as error:
         raise PipelineError(
-            f"the weights of tag {tag!r} are neither on this machine nor to be had ({str(error).splitlines()[0]}). Run "
-            "once where there is a network, or give the downloaded file with format: open_clip."
+            f"the weights of tag {tag!r} are neither on this machine nor to be had "
+            f"({next(iter(str(error).splitlines()), type(error).__name__)}). Run once where there is a network, or "
+            "give the downloaded file with format: open_clip."
         ) from error
     provenance = _provenance(settings, _checked_sha256(path, settings.sha256), architecture)
     bundle = create_clip(architecture, known)

@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             loaded: Any = safetensors.torch.load_file(path)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise PipelineError(f"{path} is cut short or is no safetensors file: {error}") from error
     elif _is_torchscript(path):
         loaded = _read_torchscript(path)
@@ -44,8 +44,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _state_dict(loaded: Any, path: Path) -> dict[str, Tensor]:
     found = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None
-    weights = {name: value for name, value in (found or {}).items() if name not in _NOT_WEIGHTS}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    members = found.items() if isinstance(found, Mapping) else ()
+    weights = {name: value for name, value in members if name not in _NOT_WEIGHTS}
+    if not weights or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
         holds = f"the keys {', '.join(map(str, list(loaded)[:10]))}" if isinstance(loaded, Mapping) else type(loaded)
         raise PipelineError(
             f"{path} holds no state dict, neither by itself nor under `state_dict`; it holds {holds}. Give a file "
@@ -69,7 +70,12 @@ def _read_torch(stream: Path | BinaryIO, path: Path) -> Any:
             "NEW_PATH)."
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise PipelineError(f"{path} is cut short, damaged or no torch file: {str(error).splitlines()[0]}") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> PipelineError:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return PipelineError(f"{path} is cut short, damaged or no torch file: {first}")
 
 
 class _Module:
@@ -77,10 +83,13 @@ class _Module:
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
+    except OSError as error:
+        raise _damaged(path, error) from error
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
@@ -89,13 +98,18 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     Its data records are read as a torch file, without its code and constants; its classes are all `_Module`.
     """
     data = io.BytesIO()
-    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as plain:
-        for name in archive.namelist():
-            record = "/".join(name.split("/")[1:])
-            if record == "data.pkl" or record.startswith("data/") or record in ("version", "byteorder"):
-                plain.writestr(f"archive/{record}", archive.read(name))
-    data.seek(0)
-    classes = torch.serialization.get_unsafe_globals_in_checkpoint(data)
+    try:
+        with zipfile.ZipFile(path) as archive, zipfile.ZipFile(data, "w") as plain:
+            for member in archive.infolist():
+                record = "/".join(member.filename.split("/")[1:])
+                if record == "data.pkl" or record.startswith("data/") or record in ("version", "byteorder"):
+                    if member.compress_type != zipfile.ZIP_STORED:  # so it cannot grow beyond the file's own size
+                        raise zipfile.BadZipFile(f"its {record} is compressed, which torch never does")
+                    plain.writestr(f"archive/{record}", archive.read(member))
+        data.seek(0)
+        classes = torch.serialization.get_unsafe_globals_in_checkpoint(data)
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:
+        raise _damaged(path, error) from error
     own: list[Any] = [(_Module, name) for name in classes if name.startswith(_SCRIPT_CLASS)]
     data.seek(0)
     with torch.serialization.safe_globals(own):
@@ -105,7 +119,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
 
 def _tensors(module: Any, prefix: str) -> dict[str, Tensor]:
     found = {}
-    for name, value in vars(module).items():
+    for name, value in getattr(module, "__dict__", {}).items():
         if isinstance(value, Tensor):
             found[f"{prefix}{name}"] = value
         elif isinstance(value, _Module):

@@ -16,6 +16,8 @@ rule extract_features_job:
         f"{ROOT}/logs/extract_features/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/extract_features/{CELL}.tsv"
+    resources:
+        gpu=GPU,
     conda:
         "../../envs/environment.yaml"
     message:

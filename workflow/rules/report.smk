@@ -40,7 +40,8 @@ rule export_model_job:
         model=directory(f"{ROOT}/export_model/{CELL}/model"),
     params:
         settings=settings(
-            "download_images", "build_manifest", "model", "learn_prompt", "unlearn", "train_baseline"
+            "download_images", "build_manifest", "model", "import_reference", "train_reference", "learn_prompt",
+            "unlearn", "train_baseline",
         ),
     log:
         f"{ROOT}/logs/export_model/{CELL}.log",

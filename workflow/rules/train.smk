@@ -16,6 +16,7 @@ rule train_reference_job:
         f"{ROOT}/benchmarks/train_reference/{CELL}.tsv"
     resources:
         processes=1,
+        gpu=GPU,
     conda:
         "../../envs/environment.yaml"
     message:
@@ -66,6 +67,7 @@ rule learn_prompt_job:
         f"{ROOT}/benchmarks/learn_prompt/{CELL}.tsv"
     resources:
         processes=1,
+        gpu=GPU,
     conda:
         "../../envs/environment.yaml"
     message:
@@ -93,6 +95,7 @@ rule unlearn_job:
         f"{ROOT}/benchmarks/unlearn/{CELL}.tsv"
     resources:
         processes=1,
+        gpu=GPU,
     conda:
         "../../envs/environment.yaml"
     message:
@@ -120,6 +123,7 @@ rule train_baseline_job:
         f"{ROOT}/benchmarks/train_baseline/{CELL}.tsv"
     resources:
         processes=1,
+        gpu=GPU,
     conda:
         "../../envs/environment.yaml"
     message:

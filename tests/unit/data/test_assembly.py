@@ -69,3 +69,17 @@ def test_too_many_bad_pictures_and_an_empty_manifest_are_refused(bad: int, pairs
     else:
         assert problem is not None
         assert all(word in problem for word in words)
+
+
+def test_too_much_that_is_broken_in_shards_is_refused_with_the_first_of_it() -> None:
+    named = [{"shard": "3.tar", "key": "x", "cause": "unreadable_caption", "message": "no text"}]
+    report = {
+        "rows": 90, "pictures": 90, "bad_pictures": {}, "bad_pictures_named": [], "dropped": {},
+        "broken_in_shards": {"unreadable_caption": 9, "truncated_shard": 1}, "broken_in_shards_named": named,
+        "splits": {"train": 80, "validation": 10},
+    }  # fmt: skip
+    problem = refusal(report, manifest_settings())
+    assert problem is not None
+    assert "10 members or ends of shards are broken" in problem
+    assert "3.tar x (unreadable_caption: no text)" in problem
+    assert refusal(report | {"broken_in_shards": {"truncated_shard": 1}}, manifest_settings()) is None

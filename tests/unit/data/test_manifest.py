@@ -4,6 +4,7 @@ import csv
 import tempfile
 from pathlib import Path
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -82,6 +83,16 @@ def test_the_csv_has_the_training_split_with_paths_that_hold_from_its_own_folder
     assert [row["text_content"] for row in rows] == [f'noisy "{number}", yes' for number in (0, 1, 3)]
     assert list(rows[0]) == ["image_path", "text_content"]
     assert all((path.parent / row["image_path"]).is_file() for row in rows)
+
+
+def test_every_caption_comes_back_from_the_csv_whatever_line_ends_it_holds(tmp_path: Path) -> None:
+    captions = ["a\rb", "a\r\nb", "a\nb", 'a "b", c', "", " a "]
+    rows = [{**ROWS[0], "id": f"{number:016x}", "caption": caption} for number, caption in enumerate(captions)]
+    write_manifest(tmp_path / "pairs.parquet", _table(rows), tmp_path)
+    write_pairs_csv(tmp_path / "pairs.csv", tmp_path / "pairs.parquet", tmp_path)
+    assert pd.read_csv(tmp_path / "pairs.csv", keep_default_na=False)["text_content"].tolist() == captions
+    with (tmp_path / "pairs.csv").open(encoding="utf-8", newline="") as stream:
+        assert [row["text_content"] for row in csv.DictReader(stream)] == captions
 
 
 def _many(count: int, *, shard: bool = False) -> list[dict[str, object]]:

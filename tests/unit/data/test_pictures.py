@@ -136,6 +136,8 @@ def test_a_picture_that_went_bad_since_the_manifest_is_named(tmp_path: Path) -> 
 def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png").getpixel((1, 1)) == (255, 255, 255)
+    Image.new("RGB", (4, 4), (1, 2, 3)).save(tmp_path / "keyed.png", transparency=(1, 2, 3))
+    assert read_image(tmp_path / "keyed.png").getpixel((1, 1)) == (255, 255, 255)
     Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
     assert read_image(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
 

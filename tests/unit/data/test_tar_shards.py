@@ -191,3 +191,13 @@ def test_links_and_folders_are_no_pictures(tmp_path: Path) -> None:
 def test_a_shard_that_cannot_be_opened_stops_the_step(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="none.tar cannot be read"):
         read_shard(tmp_path / "none.tar", "caption", PIXELS)
+
+
+def test_headers_inside_headers_without_end_are_damage(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 512
+    block = header.tobuf(tarfile.GNU_FORMAT) + b"x" * 512
+    (tmp_path / "a.tar").write_bytes(block * 3000)
+    samples, broken = read_shard(tmp_path / "a.tar", "caption", 10**6)
+    assert samples == []
+    assert [one.cause for one in broken] == ["damaged_shard"]

@@ -134,3 +134,37 @@ def test_code_in_a_torchscript_archive_is_refused_and_does_not_run(tmp_path: Pat
     with pytest.raises(PipelineError, match="clip.pt is refused: it names posix.system"):
         read_weights(path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [{"state_dict": [torch.zeros(1)]}, {"state_dict": torch.zeros(2)}, {0: torch.zeros(1)}, [], {}]
+)
+def test_what_is_no_mapping_of_names_to_tensors_is_refused(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(PipelineError, match="holds no state dict"):
+        read_weights(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_an_empty_file_and_a_folder_are_named(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"empty.{suffix}").touch()
+    (tmp_path / f"folder.{suffix}").mkdir()
+    for name in ("empty", "folder"):
+        with pytest.raises(PipelineError, match=f"{name}.{suffix} is cut short"):
+            read_weights(tmp_path / f"{name}.{suffix}")
+
+
+def test_an_archive_that_would_grow_when_unpacked_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/constants.pkl", b"")
+        archive.writestr("a/data.pkl", b"\0" * 10**6)
+    with pytest.raises(PipelineError, match=r"its data.pkl is compressed"):
+        read_weights(tmp_path / "bomb.pt")
+
+
+def test_an_archive_without_proper_data_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "no.pt", "w") as archive:
+        archive.writestr("a/constants.pkl", b"")
+        archive.writestr("a/data.pkl", b"not a pickle")
+    with pytest.raises(PipelineError, match=r"no.pt"):
+        read_weights(tmp_path / "no.pt")
