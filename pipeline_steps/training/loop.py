@@ -111,7 +111,7 @@ def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBa
         started = now
         progress.done += 1
         ends = progress.done % len(batches) == 0
-        if ends and progress.skipped == progress.done:
+        if ends and progress.skipped == progress.done and not learner.scale_may_fall:
             raise PipelineError(
                 f"all {progress.done} steps so far were skipped: the loss or its gradient was never finite. Lower "
                 "training.lr, or use training.precision: fp32."

@@ -37,6 +37,11 @@ class Learner:
     scaler: GradScaler
     prompt: Tensor | None = None
 
+    @property
+    def scale_may_fall(self) -> bool:
+        """Whether fp16's loss scale is above its least, so that a skipped step is a search for the right one."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() > _SMALLEST_LOSS_SCALE
+
     def trains(self, *, images: bool) -> bool:
         """Whether any weight of the image side, or else of the text side, is updated."""
         return any(
@@ -186,11 +191,11 @@ def _apply(learner: Learner, settings: TrainingConfig, output: LossOutput) -> Up
         scaler.update()
         _clamp(scale, settings.max_logit_scale)
         return Update(output, norm, skipped=False)
-    before = scaler.get_scale()
+    before, searching = scaler.get_scale(), learner.scale_may_fall
     scaler.update()
     if scaler.is_enabled():
         scaler.update(max(before * scaler.get_backoff_factor(), _SMALLEST_LOSS_SCALE))
-    if scaler.is_enabled() and before > _SMALLEST_LOSS_SCALE:
+    if searching:
         return Update(output, norm, skipped=True)
     return _not_finite(settings, "gradient norm", output, norm)
 

@@ -39,7 +39,9 @@ def main() -> None:
                 first = {name: one.grad.clone() for name, one in named if one is not None and one.grad is not None}
         if processes.leads:
             weights = {**learner.model.state_dict(), "prompt": learner.prompt.detach()}  # type: ignore[union-attr]
-            torch.save({"losses": losses, "gradients": first, "weights": weights}, arguments.folder / "result.pt")
+            found = {"gradients": first, "weights": weights}
+            on_cpu = {kind: {name: one.cpu() for name, one in named.items()} for kind, named in found.items()}
+            torch.save({"losses": losses, **on_cpu}, arguments.folder / "result.pt")
 
 
 if __name__ == "__main__":

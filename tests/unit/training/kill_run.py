@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -34,12 +35,14 @@ def train(folder: Path, pairs: Path) -> None:
     torch.manual_seed(0)
     bundle = create_clip(str(folder / "tiny_vit.json"))
     prompt = new_prompt(bundle.model, 2, 0.02, torch.Generator().manual_seed(0))
-    training = tiny.settings(epochs=8, batch_size=8, save_minutes=0, selection="validation")
+    training = tiny.settings(epochs=10, batch_size=8, save_minutes=0, selection="validation")
     learn = load_section(tiny.RAW, "learn_prompt", LearnPromptConfig)
     unlearn = load_section(tiny.RAW, "unlearn", UnlearnConfig)
     plans = [
         PhasePlan("first", training, HardestNegative(learn), learn.negative_text, prompt, 1e-3, 0.1),
-        PhasePlan("second", training, Unlearning(unlearn), unlearn.negative_text, prompt.detach()),
+        PhasePlan(
+            "second", replace(training, precision="fp16"), Unlearning(unlearn), unlearn.negative_text, prompt.detach()
+        ),
     ]
     train_checkpoint(context, bundle, plans, {PROMPT_FILE: {"prompt": prompt}})
 
@@ -74,7 +77,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
-    tiny.architecture(arguments.folder)
+    # Dropped patches draw random numbers in every step, and the second phase scales its loss.
+    tiny.architecture(arguments.folder, patch_dropout=0.5)
     killed = {"time": 0, "state": 0, "checkpoint": 0}
     state, checkpoint = ".checkpoint.resume.*.partial", ".checkpoint.????????????????*.partial/*"
     moments = [("time", number) if number % 2 else ("state", number) for number in range(arguments.kills)]

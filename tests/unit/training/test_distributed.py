@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +20,16 @@ from tests.unit.paths import REPOSITORY
 Result = dict[str, Any]
 
 
-def _run(folder: Path, processes: int, *options: str) -> Result:
+def _environment(gpus: str = "") -> dict[str, str]:
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": gpus, "PYTHONPATH": str(REPOSITORY)}
+    return {**os.environ, **own}
+
+
+def _run(folder: Path, processes: int, *options: str, gpus: str = "") -> Result:
     started = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     module = ["tests.unit.training.distributed_run", "--folder", str(folder), *options]
     command = [sys.executable, *(started if processes > 1 else ["-m"]), *module]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
-    ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
+    ran = subprocess.run(command, cwd=REPOSITORY, env=_environment(gpus), capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stderr
     result: Result = torch.load(folder / "result.pt", weights_only=True)
     return result
@@ -50,6 +55,31 @@ def test_processes_give_the_loss_gradients_and_weights_of_one(tmp_path: Path, al
 
 def test_chunks_in_two_processes_give_the_same_too(tmp_path: Path, alone: Result) -> None:
     _assert_same(_run(tmp_path, 2, "--chunk-size", "3"), alone)
+
+
+def test_two_machines_of_two_processes_give_the_same(tmp_path: Path, alone: Result) -> None:
+    """Two launches that meet on loopback, as on two machines."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launches = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(machine),
+             "--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(port),
+             "-m", "tests.unit.training.distributed_run", "--folder", str(tmp_path)],
+            cwd=REPOSITORY, env=_environment(), stderr=subprocess.PIPE, text=True,
+        )
+        for machine in range(2)
+    ]  # fmt: skip
+    told = [launch.communicate(timeout=500)[1] for launch in launches]
+    assert [launch.returncode for launch in launches] == [0, 0], told
+    _assert_same(torch.load(tmp_path / "result.pt", weights_only=True), alone)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl needs two GPUs on this machine")
+def test_two_gpus_give_what_one_gives(tmp_path: Path) -> None:
+    one, two = _run(tmp_path / "one", 1, gpus="0"), _run(tmp_path / "two", 2, gpus="0,1")
+    torch.testing.assert_close(torch.tensor(two["losses"]), torch.tensor(one["losses"]), rtol=1e-4, atol=1e-4)
 
 
 def test_the_official_gather_leaves_half_the_gradient_in_two_processes(tmp_path: Path, alone: Result) -> None:

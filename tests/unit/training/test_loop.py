@@ -222,6 +222,17 @@ def test_a_loss_that_is_not_finite_is_skipped_and_counted(run: Run) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in _weights(learner).values())
 
 
+def test_a_training_that_only_skips_stops_after_its_first_epoch(run: Run) -> None:
+    class AlwaysNan:
+        needs_negatives = False
+
+        def __call__(self, embeddings: Embeddings) -> LossOutput:
+            return LossOutput(Continued()(embeddings).loss * torch.nan)
+
+    with pytest.raises(PipelineError, match="all 2 steps so far were skipped"):
+        run(AlwaysNan(), replace(TRAINING, on_nonfinite="skip"))
+
+
 def test_the_forget_set_is_told_per_epoch(run: Run) -> None:
     unlearn = load_section(RAW, "unlearn", UnlearnConfig)
     _, history = run(Unlearning(unlearn), replace(unlearn.training, epochs=2, batch_size=16), prompt=True)

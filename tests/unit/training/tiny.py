@@ -45,22 +45,23 @@ def unlearning(**changes: Any) -> Unlearning:
     return Unlearning(replace(section, forget_set=replace(section.forget_set, fraction=0.25), **changes))
 
 
-def architecture(folder: Path) -> str:
-    """The path of the tiny architecture's file in `folder`."""
+def architecture(folder: Path, **vision: Any) -> str:
+    """The path of the tiny architecture's file in `folder`, with other keys of its image tower where they are given."""
     path = folder / "tiny_vit.json"
-    path.write_text(json.dumps(MODEL))
+    path.write_text(json.dumps(MODEL | {"vision_cfg": MODEL["vision_cfg"] | vision}))
     return str(path)
 
 
 def learner(folder: Path, training: TrainingConfig, objective: Objective, processes: Processes) -> Learner:
     """Fresh weights, always the same, with a prompt of two vectors."""
     torch.manual_seed(0)
-    model = create_clip(architecture(folder)).model
+    model = create_clip(architecture(folder)).model.to(processes.device)
     prompt = new_prompt(model, 2, 0.02, torch.Generator().manual_seed(0))
+    prompt.data = prompt.data.to(processes.device)
     apply_freeze(model, training.freeze)
     set_training_mode(model, training.freeze)
     optimizer = build_optimizer(model, training, prompt, 1e-3, 0.1)
-    scaler = GradScaler("cpu", enabled=training.precision == "fp16")
+    scaler = GradScaler(processes.device.type, enabled=training.precision == "fp16")
     return Learner(model, optimizer, objective, processes, scaler, prompt)
 
 
