@@ -6,10 +6,10 @@ import copy
 import difflib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -160,8 +160,24 @@ def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
 
 def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
-        kind = get_type_hints(kind)[str(part)]
+        if is_dataclass(kind):
+            kind = get_type_hints(kind, include_extras=True)[str(part)]
+        elif isinstance(part, str):
+            kind = next(iter(member for member in _members(kind) if _kind_of(member) == part), kind)
     return [field.name for field in fields(kind)] if is_dataclass(kind) else []
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    """The dataclasses in a type such as tuple[A | B, ...]."""
+    if is_dataclass(kind):
+        yield kind
+    for argument in get_args(kind):
+        yield from _members(argument)
+
+
+def _kind_of(kind: Any) -> str | None:
+    """What the field `kind` of a member of a discriminated union says."""
+    return next(iter(get_args(get_type_hints(kind).get("kind"))), None)
 
 
 def _valid_sections(raw: Raw) -> dict[str, Any]:
@@ -191,8 +207,7 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
         )
     if (model := sections.get("model")) and model.architecture.endswith(".json"):
         problems += _architecture_problems(Path(model.architecture), sections)
-    if features := sections.get("extract_features"):
-        problems += _dataset_problems(features, sections)
+    problems += _dataset_problems(sections)
     download, manifest = sections.get("download_images"), sections.get("build_manifest")
     if download and manifest:
         given = {
@@ -254,23 +269,30 @@ def _architecture_problems(path: Path, sections: Mapping[str, Any]) -> list[str]
     return problems
 
 
-def _dataset_problems(features: Any, sections: Mapping[str, Any]) -> list[str]:
-    table = Path(features.dataset_table)
-    try:
-        rows = read_yaml([table])
-    except ConfigError as error:
-        return [f"extract_features.dataset_table: {problem}" for problem in error.problems]
+def _dataset_problems(sections: Mapping[str, Any]) -> list[str]:
+    prepare, tables = sections.get("prepare_dataset"), sections.get("make_tables")
     problems = []
-    zeroshot = sections.get("eval_zeroshot")
-    for name in features.datasets:
-        if name not in rows:
-            problems.append(f"extract_features.datasets: {name!r} is no row of {table}; allowed: {', '.join(rows)}")
-            continue
-        row_problems = _problems(rows[name], DatasetRow, f"{table}: {name}")
-        problems += row_problems
-        if not row_problems and zeroshot and max(zeroshot.topk) > len(rows[name]["classes"]):
-            problems.append(
-                f"eval_zeroshot.topk = {list(zeroshot.topk)}: {name} has {len(rows[name]['classes'])} classes; "
-                "allowed: at most that"
-            )
+    if prepare:
+        try:
+            rows = read_yaml([Path(prepare.table)])
+        except ConfigError as error:
+            return [f"prepare_dataset.table: {problem}" for problem in error.problems]
+        for name in prepare.datasets:
+            if name not in rows:
+                allowed = ", ".join(rows)
+                problems.append(f"prepare_dataset.datasets: {name!r} is no row of {prepare.table}; allowed: {allowed}")
+            else:
+                problems += _problems(rows[name], DatasetRow, f"{prepare.table}: {name}")
+    if prepare and tables:
+        for average, names in tables.averages.items():
+            if unknown := [name for name in names if name not in prepare.datasets]:
+                problems.append(
+                    f"make_tables.averages.{average}: {', '.join(unknown)} is not evaluated; allowed: "
+                    f"{', '.join(prepare.datasets)} (prepare_dataset.datasets)"
+                )
+    features, probe = sections.get("extract_features"), sections.get("eval_probe")
+    if features and probe and probe.tap not in features.taps:
+        problems.append(
+            f"eval_probe.tap = {probe.tap!r} is not among extract_features.taps = {list(features.taps)}; add it there"
+        )
     return problems

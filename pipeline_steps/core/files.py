@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.errors import FullDiskError, PipelineError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        _explain_full_disk(error, path)
+        explain_full_disk(error, path)
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -60,7 +60,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         partial.replace(path)
         _fsync(path.parent)
     except OSError as error:
-        _explain_full_disk(error, path)
+        explain_full_disk(error, path)
         raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -104,7 +104,7 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
         existing = existing.parent
     free = shutil.disk_usage(existing).free
     if free < needed_bytes:
-        raise PipelineError(
+        raise FullDiskError(
             f"no room on disk: {folder} needs about {needed_bytes / 2**20:,.0f} MiB and its file system has "
             f"{free / 2**20:,.0f} MiB free. Free some space, or put the results folder (`results_dir`) elsewhere."
         )
@@ -135,9 +135,10 @@ def _partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
 
 
-def _explain_full_disk(error: OSError, path: Path) -> None:
+def explain_full_disk(error: OSError, path: Path) -> None:
+    """Raise PipelineError when `error`, met while writing `path`, says that the disk or the quota is full."""
     if error.errno in _NO_SPACE:
-        raise PipelineError(
+        raise FullDiskError(
             f"no room to write {path}: {error.strerror}. Nothing half-written was left; free some space and run again."
         ) from error
 

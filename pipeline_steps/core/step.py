@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +20,19 @@ from pipeline_steps.core.process import Terminated, rank, sigterm_raises, world_
 from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprint_of, tracked_run
 
 Section = TypeVar("Section")
-SHARED = {"download_images": "data", "build_manifest": "data", "make_tables": "report"}
+SHARED = {
+    "download_images": "data", "build_manifest": "data", "prepare_dataset": "data", "extract_features": "evaluation",
+    "check_overlap": "evaluation", "make_tables": "report",
+}  # fmt: skip
 _MOST_HASHED_MEMBERS = 100
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step's `run` gets: its inputs and outputs by name, its settings, its MLflow run and its log."""
+    """What a step's `run` gets: its inputs and outputs by name, its settings, its MLflow run and its log.
+
+    `paths` has the first of those that are `several`; `options` the plain words of the command line.
+    """
 
     paths: Mapping[str, Path]
     raw_settings: Mapping[str, Any]
@@ -35,6 +41,8 @@ class StepContext:
     threads: int
     run: Run
     log: logging.Logger
+    several: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def section(self, dotted: str, kind: type[Section]) -> Section:
         """The settings of `dotted`, checked. Raises ConfigError with every error of that section."""
@@ -46,8 +54,9 @@ class Step:
     """A standalone script: `name` is module, rule, results folder, MLflow run and config section at once.
 
     `inputs` and `outputs` map an option's name to its help text; an input whose help starts with "optional" may be
-    left out. The first output is locked against a second writer. `reads` holds glob patterns of the members for which
-    a folder input is read, where those are not all: only they are hashed.
+    left out. The outputs of the first name are locked against a second writer. `several` names the inputs and outputs
+    that take more than one path; `options` maps a plain word, such as a data set's name, to its help text. `reads`
+    holds glob patterns of the members for which a folder input is read, where those are not all: only they are hashed.
     """
 
     name: str
@@ -57,6 +66,8 @@ class Step:
     outputs: Mapping[str, str]
     run: Callable[[StepContext], None]
     reads: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    several: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
@@ -82,11 +93,14 @@ class Step:
             prog=f"python -m pipeline_steps.{self.name}",
             description=f"{self.summary} Config sections: {', '.join(self.sections)}.",
         )
-        for name, text in self.inputs.items():
-            required = not text.startswith("optional")
-            parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=required, help=f"reads: {text}")
-        for name, text in self.outputs.items():
-            parser.add_argument(f"--{name.replace('_', '-')}", type=Path, required=True, help=f"writes: {text}")
+        for kind, texts in (("reads", self.inputs), ("writes", self.outputs)):
+            for name, text in texts.items():
+                parser.add_argument(
+                    _option(name), type=Path, required=not text.startswith("optional"), help=f"{kind}: {text}",
+                    nargs="+" if name in self.several else None,
+                )  # fmt: skip
+        for name, text in self.options.items():
+            parser.add_argument(_option(name), required=True, help=text)
         settings = parser.add_mutually_exclusive_group(required=True)
         settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
         settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
@@ -104,36 +118,63 @@ class Step:
         raw = _settings(arguments)
         for dotted in self.sections:
             load_section(raw, dotted, section_type(dotted))
-        given = {name: getattr(arguments, name) for name in (*self.inputs, *self.outputs)}
-        paths = {name: path for name, path in given.items() if path is not None}
+        files = _paths(arguments, (*self.inputs, *self.outputs))
         missing = [
-            f"--{name.replace('_', '-')} {paths[name]}"
-            for name in self.inputs
-            if name in paths
-            if not paths[name].exists()
+            f"{_option(name)} {path}" for name in self.inputs for path in files.get(name, ()) if not path.exists()
         ]
         if missing:
             raise PipelineError(
                 f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first."
             )
         identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
-        settings, given_inputs = _only(raw, self.sections), [name for name in self.inputs if name in paths]
+        options = {name: getattr(arguments, name) for name in self.options}
+        settings = _only(raw, self.sections) | options
         with ExitStack() as stack:
-            output = next(paths[name] for name in self.outputs)
+            outputs = files[next(iter(self.outputs))]
             if rank() == 0:
-                stack.enter_context(only_writer(output))
-            hashes = {name: sha256_of(paths[name], self.reads.get(name, ["**/*"])) for name in given_inputs}
+                for output in outputs:
+                    stack.enter_context(only_writer(output))
+            read = {name: files[name] for name in self.inputs if name in files}
+            hashes = {key: sha256_of(path, self.reads.get(name, ["**/*"])) for name, key, path in _keyed(read)}
             if rank() == 0:
-                run = stack.enter_context(tracked_run(identity, settings, hashes, output))
+                run = stack.enter_context(tracked_run(identity, settings, hashes, outputs[0]))
             else:
                 stack.enter_context(sigterm_raises())
                 run = SilentRun(fingerprint_of(settings, hashes))
-            self.run(StepContext(paths, raw, arguments.method, arguments.seed, arguments.threads, run, log))
+            first = {name: paths[0] for name, paths in files.items()}
+            several = {name: paths for name, paths in files.items() if name in self.several}
+            context = StepContext(
+                first, raw, arguments.method, arguments.seed, arguments.threads, run, log, several, options
+            )
+            self.run(context)
             if rank() > 0:
                 return
-            run.set_tags({f"output.{name}": str(paths[name]) for name in self.outputs if name in paths})
-            files = {name: paths[name] for name in self.outputs if name in paths and _hashable(paths[name])}
-            run.set_tags({f"output.{name}.sha256": sha256_of(path) for name, path in files.items()})
+            written = {name: files[name] for name in self.outputs if name in files}
+            run.set_tags({f"output.{key}": str(path) for _, key, path in _keyed(written)})
+            run.set_tags(
+                {f"output.{key}.sha256": sha256_of(path) for _, key, path in _keyed(written) if _hashable(path)}
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, tuple[Path, ...]]:
+    """What was given for each name, as a tuple; names of optional inputs that were left out are not there."""
+    given = {name: getattr(arguments, name) for name in names}
+    return {
+        name: tuple(value) if isinstance(value, list) else (value,)
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def _keyed(files: Mapping[str, tuple[Path, ...]]) -> Iterator[tuple[str, str, Path]]:
+    """Name, key and path of every file: the key is the name, with a number where the name has more than one path."""
+    for name, paths in files.items():
+        for number, path in enumerate(paths):
+            yield name, f"{name}.{number}" if len(paths) > 1 else name, path
 
 
 def _hashable(path: Path) -> bool:

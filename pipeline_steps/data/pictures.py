@@ -21,11 +21,13 @@ class PictureReader:
     """Reads the pictures of a manifest, whose paths start from `root`.
 
     Of the tar shards the `open_shards` used last stay open. Every process has its own: a copy made by pickling
-    starts with none, and reads name their place, so a copy made by forking does not move the parent's.
+    starts with none, and reads name their place, so a copy made by forking does not move the parent's. `stage` is the
+    one that found the pictures whole, for the error.
     """
 
-    def __init__(self, root: Path, *, open_shards: int = _OPEN_SHARDS) -> None:
+    def __init__(self, root: Path, *, open_shards: int = _OPEN_SHARDS, stage: str = "build_manifest") -> None:
         self._root = os.fspath(root)
+        self._stage = stage
         self._limit = open_shards
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
 
@@ -37,14 +39,13 @@ class PictureReader:
         """
         path = f"{self._root}/{image_path}"
         if offset is None or size is None:
-            return read_image(path)
+            return read_image(path, self._stage)
         try:
-            return _decoded(self._range(path, offset, size))
+            return decode_image(self._range(path, offset, size))
         except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
             raise PipelineError(
                 f"the picture in the {size} bytes from {offset} on of the shard {path} cannot be read ({error}). It "
-                "was whole when the manifest was built: restore the shard as it was, or run the stage build_manifest "
-                "again."
+                f"was whole when {self._stage} ran: restore the shard as it was, or run the stage {self._stage} again."
             ) from error
 
     def close(self) -> None:
@@ -53,7 +54,7 @@ class PictureReader:
             self._open.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_root": self._root, "_limit": self._limit, "_open": OrderedDict()}
+        return {"_root": self._root, "_stage": self._stage, "_limit": self._limit, "_open": OrderedDict()}
 
     def _range(self, path: str, offset: int, size: int) -> bytes:
         if path in self._open:
@@ -68,15 +69,15 @@ class PictureReader:
         return content
 
 
-def read_image(path: Path | str) -> Image.Image:
+def read_image(path: Path | str, stage: str = "build_manifest") -> Image.Image:
     """The picture as RGB, transparency on white. Raises PipelineError naming the file when it cannot be read."""
     try:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - Path costs time
-            return _decoded(stream.read())
+            return decode_image(stream.read())
     except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise PipelineError(
-            f"the picture {path} cannot be read ({error}). It was whole when the manifest was built: "
-            "restore it, or run the stage build_manifest again to leave it out."
+            f"the picture {path} cannot be read ({error}). It was whole when {stage} ran: "
+            f"restore it, or run the stage {stage} again."
         ) from error
 
 
@@ -91,7 +92,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _decoded(content: bytes) -> Image.Image:
+def decode_image(content: bytes) -> Image.Image:
+    """Encoded bytes as RGB, transparency on white. Raises what Pillow's decoders raise: nearly anything."""
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     image.load()
     return to_rgb(image)

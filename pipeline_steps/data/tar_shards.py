@@ -23,7 +23,7 @@ PICTURE_FORMS = ("jpg", "jpeg", "png", "webp")
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_CAPTION_BYTES = 2**20
 # webdataset's rule: the key of a member is its path up to the first dot of its name.
-_NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
+MEMBER_NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def read_shard(path: Path, caption_field: str, max_image_pixels: int) -> tuple[l
     broken: list[Broken] = []
     try:
         with path.open("rb") as stream:
-            for member in _members(path, os.fstat(stream.fileno()).st_size, broken):
-                match = _NAME.fullmatch(member.name.removeprefix("./"))
+            for member in members(path, os.fstat(stream.fileno()).st_size, broken):
+                match = MEMBER_NAME.fullmatch(member.name.removeprefix("./"))
                 if match and match[2].lower() in (*PICTURE_FORMS, "txt", "json"):
                     _add(parts.setdefault(match[1], _Parts()), match, member, stream.fileno(), max_image_pixels, broken)
     except OSError as error:
@@ -75,7 +75,8 @@ def read_shard(path: Path, caption_field: str, max_image_pixels: int) -> tuple[l
     return samples, broken
 
 
-def _members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.TarInfo]:
+def members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.TarInfo]:
+    """The regular members of a tar of `size` bytes that are whole; what is wrong with the tar goes into `broken`."""
     end = 0
     try:
         with tarfile.open(path, "r:") as tar:

@@ -12,13 +12,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline_steps.core.schema.data import BuildManifestConfig, DownloadImagesConfig, NoiseConfig
+from pipeline_steps.core.schema.datasets import DatasetRow
 from pipeline_steps.core.schema.evaluation import (
-    DatasetRow,
+    CheckOverlapConfig,
     EvalProbeConfig,
     EvalRetrievalConfig,
     EvalZeroshotConfig,
     ExtractFeaturesConfig,
     MakeTablesConfig,
+    PaperConfig,
+    PrepareDatasetConfig,
+    StrengthsConfig,
 )
 from pipeline_steps.core.schema.method import (
     ForgetSetConfig,
@@ -41,6 +45,7 @@ from pipeline_steps.core.schema.values import STRICT, Name, Seed
 
 __all__ = [
     "BuildManifestConfig",
+    "CheckOverlapConfig",
     "Config",
     "DatasetRow",
     "DownloadImagesConfig",
@@ -56,8 +61,11 @@ __all__ = [
     "ModelConfig",
     "NegativeTextConfig",
     "NoiseConfig",
+    "PaperConfig",
+    "PrepareDatasetConfig",
     "SeparationConfig",
     "SoftclipConfig",
+    "StrengthsConfig",
     "TrackingConfig",
     "TrainBaselineConfig",
     "TrainReferenceConfig",
@@ -84,7 +92,7 @@ class Config:
     preset: Literal["ours", "paper", "official"]
     results_dir: Annotated[str, Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    methods: Annotated[tuple[Name, ...], Field(min_length=1)]
+    methods: tuple[Name, ...]
     tracking: TrackingConfig
     download_images: DownloadImagesConfig
     build_manifest: BuildManifestConfig
@@ -94,8 +102,10 @@ class Config:
     learn_prompt: LearnPromptConfig
     unlearn: UnlearnConfig
     train_baseline: TrainBaselineConfig
+    prepare_dataset: PrepareDatasetConfig
     extract_features: ExtractFeaturesConfig
     eval_zeroshot: EvalZeroshotConfig
     eval_probe: EvalProbeConfig
     eval_retrieval: EvalRetrievalConfig
+    check_overlap: CheckOverlapConfig
     make_tables: MakeTablesConfig

@@ -1,7 +1,8 @@
-"""Sections of features, evaluations and tables."""
+"""Sections of evaluation sets, features, evaluations and tables."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,14 +10,27 @@ from pydantic.dataclasses import dataclass
 
 from pipeline_steps.core.schema.values import STRICT, Count, Name, OpenFraction, Positive
 
+Tap = Literal["projected", "penultimate"]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PrepareDatasetConfig:
+    """Evaluation sets: `datasets` are rows of `table`; `{root}` in a row's paths stands for `root`."""
+
+    table: str
+    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    root: str
+
 
 @dataclass(frozen=True, config=STRICT)
 class ExtractFeaturesConfig:
-    """Embeddings for all evaluations, computed once per checkpoint. `datasets` are rows of `dataset_table`."""
+    """Embeddings for all evaluations, once per checkpoint, set and split; `taps`: what the image tower is read at."""
 
-    dataset_table: str
-    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
     batch_size: Count
+    workers: Annotated[int, Field(ge=0)]
+    taps: Annotated[tuple[Tap, ...], Field(min_length=1)]
+    cache: str | None
+    checkpoints_per_job: Count
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,10 +41,47 @@ class EvalZeroshotConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class EvalProbeConfig:
-    """Logistic regression by L-BFGS; the L2 strength is chosen on a validation share of the training split."""
+class StrengthsConfig:
+    """Strengths C from `lowest` to `highest`, `per_decade` of them to a factor of ten.
 
-    inverse_l2: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    `start` of them, evenly spaced, are tried first; then the spacing around the best is halved until all are reached.
+    """
+
+    lowest: Positive
+    highest: Positive
+    per_decade: Count
+    start: Count
+
+    @property
+    def count(self) -> int:
+        """How many strengths there are."""
+        return 1 + round(self.per_decade * math.log10(self.highest / self.lowest))
+
+    def at(self, place: int) -> float:
+        """The strength at a place, 0 to count - 1, ascending."""
+        return float(f"{self.lowest * 10 ** (place / self.per_decade):.6g}")
+
+    def __post_init__(self) -> None:
+        steps = self.per_decade * math.log10(self.highest / self.lowest)
+        if steps < 0 or abs(steps - round(steps)) > 1e-6:
+            raise ValueError(
+                f"from lowest = {self.lowest:g} to highest = {self.highest:g} are {steps:.3g} steps at per_decade = "
+                f"{self.per_decade}; allowed: a whole number of them, or none"
+            )
+        if (self.start == 1) != (round(steps) == 0) or (self.start > 1 and round(steps) % (self.start - 1)):
+            raise ValueError(
+                f"start = {self.start} does not divide {round(steps)} steps evenly; allowed: 1 where lowest is "
+                "highest, else one more than a divisor of the steps"
+            )
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalProbeConfig:
+    """Logistic regression by L-BFGS; the L2 strength is chosen on a validation split, never on test."""
+
+    tap: Tap
+    normalize: bool
+    inverse_l2: StrengthsConfig
     validation_fraction: OpenFraction
     max_iterations: Count
 
@@ -43,27 +94,26 @@ class EvalRetrievalConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class MakeTablesConfig:
-    """Intervals of the tables and figures."""
+class CheckOverlapConfig:
+    """Pictures of training and evaluation that are equal, or whose 64-bit perceptual hashes differ in few bits."""
 
-    bootstrap_samples: Count
-    confidence: OpenFraction
+    max_distance_bits: Annotated[int, Field(ge=0, le=15)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class DatasetRow:
-    """A row of config/datasets.yaml: an evaluation set. `classes` maps a class name to categories or their prefixes.
+class PaperConfig:
+    """Which of the paper's experiments this is, so that its values stand beside ours."""
 
-    `{c}` in a template stands for the class name, as in clip-benchmark.
-    """
+    corpus: Literal["CC3M", "CC12M", "YFCC15M-R"]
+    architecture: Literal["ViT-B/16", "ViT-B/32"]
 
-    source: Literal["parquet"]
-    path: str
-    image_column: str
-    category_column: str
-    caption_column: str
-    split_column: str
-    test_split: str
-    train_split: str
-    templates: Annotated[tuple[str, ...], Field(min_length=1)]
-    classes: Annotated[dict[str, tuple[str, ...]], Field(min_length=2)]
+
+@dataclass(frozen=True, config=STRICT)
+class MakeTablesConfig:
+    """Intervals of the tables and figures; `averages` maps a name to the sets that it is the plain mean of."""
+
+    bootstrap_samples: Count
+    confidence: OpenFraction
+    zero_shot_metric: Literal["by_set", "top1"]
+    averages: dict[str, Annotated[tuple[Name, ...], Field(min_length=1)]]
+    paper: PaperConfig | None

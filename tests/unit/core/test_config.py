@@ -67,12 +67,14 @@ def test_an_empty_forget_set_is_an_impossible_combination() -> None:
     ("dotted", "value", "words"),
     [
         ("train_baseline.forget_set.fraction", 0.001, "train_baseline.forget_set.fraction = 0.001 of unlearn"),
-        ("eval_zeroshot.topk", [1, 500], "openclipart has 22 classes"),
         (
-            "extract_features.datasets",
+            "prepare_dataset.datasets",
             ["imagenet"],
             "'imagenet' is no row of config/datasets.yaml; allowed: openclipart",
         ),
+        ("prepare_dataset.table", "config/none.yaml", "prepare_dataset.table: config/none.yaml: No such file"),
+        ("eval_probe.tap", "penultimate", "is not among extract_features.taps = ['projected']; add it there"),
+        ("make_tables.averages", {"All": ["openclipart", "dtd"]}, "averages.All: dtd is not evaluated; allowed: openc"),
         ("unlearn.training.freeze.text_blocks", 3, "has 2 blocks; allowed: 0 to 2"),
         ("learn_prompt.prompt_vectors", 30, "allowed: at most 29"),
         ("model.architecture", "config/models/absent.json", "is not a file of open_clip's form"),
@@ -92,6 +94,25 @@ def test_what_would_fail_late_is_refused_early(dotted: str, value: object, words
         load_config(raw)
     assert words in str(caught.value)
     assert len(caught.value.problems) == 1
+
+
+def test_the_rows_of_the_sets_in_use_are_checked_and_no_others(tmp_path: Path) -> None:
+    table = tmp_path / "sets.yaml"
+    table.write_text("mine: {title: Mine, sources: [{kind: ncu, foldr: x}]}\nother: {}\n")
+    raw = _default()
+    raw["prepare_dataset"] |= {"table": str(table), "datasets": ["mine"]}
+    with pytest.raises(ConfigError) as caught:
+        load_config(raw)
+    text = str(caught.value)
+    for expected in (f"{table}: mine.tasks: this key is missing", "did you mean `folder`?"):
+        assert expected in text
+    assert "other" not in text
+
+
+def test_more_top_k_than_a_set_has_classes_is_no_error() -> None:
+    raw = _default()
+    raw["eval_zeroshot"]["topk"] = [1, 500]
+    assert load_config(raw).eval_zeroshot.topk == (1, 500)
 
 
 def test_two_sources_of_pairs_are_an_impossible_combination() -> None:

@@ -1,0 +1,1 @@
+"""Evaluation sets: from the rows of config/datasets.yaml to prepared folders."""

@@ -1,0 +1,67 @@
+"""Retrieval sets: Karpathy's JSON of Flickr30K and MSCOCO, and a CSV with a caption a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema.datasets import CaptionsCsvSource, KarpathySource
+from pipeline_steps.data.tables import text_batches
+from pipeline_steps.evaluation.datasets.source import AbsentError, Entry, SourceSet, SourceSplit, below, placed
+
+# Karpathy's "restval" is what of MSCOCO's validation pictures was added to the training pictures.
+_PARTS = {"train": ("train", "restval")}
+
+
+def read_karpathy(source: KarpathySource, root: Path) -> SourceSet:
+    """Pictures in the order of the file, each with all of its sentences. Raises AbsentError without file or folder."""
+    path, images = placed(source.path, root), placed(source.images, root)
+    for place in (path, images):
+        if not place.exists():
+            raise AbsentError(f"{place} does not exist")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["images"]
+        splits = {
+            name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path))
+            for name, own in source.splits.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PipelineError(f"{path} is not of Karpathy's form ({error!r})") from error
+    return SourceSet(f"karpathy: {placed(source.path, root)}", splits)
+
+
+def _sentences(found: Sequence[Any], images: Path, parts: Sequence[str], path: Path) -> list[Entry]:
+    chosen = [image for image in found if image["split"] in parts]
+    files = ["/".join(filter(None, (image.get("filepath"), image["filename"]))) for image in chosen]
+    captions = [tuple(sentence["raw"] for sentence in image["sentences"]) for image in chosen]
+    return _entries(dict(zip(files, captions, strict=True)), images, path)
+
+
+def read_captions_csv(source: CaptionsCsvSource, root: Path) -> SourceSet:
+    """Pictures in the order of their first rows, captions in that of the rows. Raises AbsentError without the file."""
+    splits, missing = {}, {}
+    for name, own in source.splits.items():
+        path = placed(source.path.replace("{split}", own), root)
+        if not path.exists():
+            if name == "test":
+                raise AbsentError(f"{path} does not exist")
+            missing[name] = f"{path} does not exist"
+            continue
+        images = placed(source.images, root) if source.images else path.parent
+        captions: dict[str, list[str]] = {}
+        for batch in text_batches(path, {"image_column": source.image_column, "caption_column": source.caption_column}):
+            for image, caption in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                captions.setdefault(image, []).append(caption)
+        splits[name] = SourceSplit(own, images, _entries(captions, images, path))
+    return SourceSet(f"captions_csv: {placed(source.path, root)}", splits, missing=missing)
+
+
+def _entries(captions: Mapping[str, Sequence[str]], images: Path, listed_in: Path) -> list[Entry]:
+    for image, texts in captions.items():
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+            raise PipelineError(f"{listed_in}: {image!r} has no caption, or an empty one")
+    inside = below(images, list(captions), listed_in)
+    return [Entry(path=path, captions=texts) for path, texts in zip(inside, captions.values(), strict=True)]

@@ -1,0 +1,75 @@
+"""A folder behind http(s), kept on this machine file by file: each is fetched once and appears whole."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import shutil
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from filelock import FileLock
+
+from pipeline_steps.core.files import require_free_disk, whole_file
+from pipeline_steps.evaluation.datasets.source import AbsentError
+
+_HUB = re.compile(r"(https://huggingface\.co/datasets/[^/]+/[^/]+)/tree/(.+)")
+_TRIES = 3
+_TIMEOUT_SECONDS = 30
+_PAUSE_SECONDS = 1.0
+_BLOCK = 2**20
+
+
+class RemoteFolder:
+    """Files below `address`, kept below `cache` in the folder `kept_in`. A file that is there is not asked for again.
+
+    Of the Hugging Face hub it takes the address of a page, https://huggingface.co/datasets/<owner>/<name>/tree/<branch>.
+    """
+
+    def __init__(self, address: str, cache: Path) -> None:
+        address = address.rstrip("/")
+        self.address = f"{found[1]}/resolve/{found[2]}" if (found := _HUB.fullmatch(address)) else address
+        self.kept_in = cache / re.sub(r"[^A-Za-z0-9_-]+", "-", address.split("://", 1)[1])
+
+    def fetch(self, name: str) -> Path | None:
+        """The file on this machine; None when the server says that there is none.
+
+        Raises AbsentError when the server cannot be reached or fails, after three tries, and PipelineError when the
+        disk is full.
+        """
+        path = self.kept_in / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):  # rows may share a place, and their jobs run at once
+            return path if path.is_file() else self._fetched(f"{self.address}/{name}", path)
+
+    @staticmethod
+    def _fetched(address: str, path: Path) -> Path | None:
+        for number in range(_TRIES):
+            try:
+                return _download(address, path)
+            except urllib.error.HTTPError as error:
+                if error.code in (404, 410):
+                    return None
+                reason = f"HTTP {error.code} {error.reason}"
+                if error.code < 500 and error.code != 429:
+                    break
+            except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+                reason = str(getattr(error, "reason", error)) or type(error).__name__
+            if number + 1 < _TRIES:
+                time.sleep(_PAUSE_SECONDS * 2**number)
+        raise AbsentError(f"{address} cannot be had ({reason})")
+
+
+def _download(address: str, path: Path) -> Path:
+    request = urllib.request.Request(address, headers={"User-Agent": "pipeline_steps"})  # noqa: S310 - http(s)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
+        length = answer.headers.get("Content-Length")
+        require_free_disk(path.parent, int(length or 0))
+        with whole_file(path) as partial:
+            with partial.open("wb") as stream:
+                shutil.copyfileobj(answer, stream, _BLOCK)
+            if length is not None and partial.stat().st_size != int(length):
+                raise ConnectionError(f"{partial.stat().st_size} of {length} bytes came")
+    return path

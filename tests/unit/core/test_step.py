@@ -1,0 +1,74 @@
+"""A step's command line: options that take several paths, plain words, and what MLflow keeps of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline_steps.core.files import sha256_of
+from pipeline_steps.core.step import Step, StepContext
+from tests.unit.step_runs import runs_of
+
+SEEN: list[StepContext] = []
+SETTINGS = '{"experiment": "test", "eval_retrieval": {"recall_at": [1]}}'
+
+
+def _copy(context: StepContext) -> None:
+    SEEN.append(context)
+    for source, copy in zip(context.several["source"], context.several["copy"], strict=True):
+        copy.write_bytes(source.read_bytes())
+
+
+STEP = Step(
+    name="eval_retrieval",
+    summary="Copies files.",
+    sections=("eval_retrieval",),
+    inputs={"source": "files", "extra": "optional file"},
+    outputs={"copy": "their copies"},
+    run=_copy,
+    several=("source", "copy"),
+    options={"dataset": "a set's name"},
+)
+
+
+def _main(sources: list[Path], copies: list[Path], *more: str) -> int:
+    paths = ["--source", *map(str, sources), "--copy", *map(str, copies)]
+    return STEP.main([*paths, "--dataset", "cifar10", "--settings", SETTINGS, "--method", "ncu", *more])
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    SEEN.clear()
+
+
+def test_several_paths_and_plain_words_reach_the_step(tmp_path: Path) -> None:
+    sources, copies = [tmp_path / name for name in "ab"], [tmp_path / name for name in "cd"]
+    for source in sources:
+        source.write_text(source.name)
+    assert _main(sources, copies) == 0
+    (context,) = SEEN
+    assert context.several == {"source": tuple(sources), "copy": tuple(copies)}
+    assert context.paths["copy"] == copies[0]
+    assert context.options == {"dataset": "cifar10"}
+    (run,) = runs_of("eval_retrieval")
+    assert run.data.tags["output.copy.0.sha256"] == sha256_of(copies[0])
+    assert run.data.tags["output.copy.1.sha256"] == sha256_of(copies[1])
+    assert run.data.params["dataset"] == "cifar10"
+
+
+def test_one_path_where_several_are_allowed_keeps_its_plain_name(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    assert _main([tmp_path / "a"], [tmp_path / "c"]) == 0
+    (run,) = runs_of("eval_retrieval")
+    assert "output.copy.sha256" in run.data.tags
+
+
+def test_every_missing_input_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main([tmp_path / "a", tmp_path / "b"], [tmp_path / "c"], "--extra", str(tmp_path / "e")) == 1
+    text = capsys.readouterr().err
+    assert all(
+        f"{option} {tmp_path / name}" in text
+        for option, name in (("--source", "a"), ("--source", "b"), ("--extra", "e"))
+    )
