@@ -19,6 +19,7 @@ _NAMED = 20
 _FIRST_NAMED = 5
 _ROWS = f"""
 SELECT kept.id, own.image_path, own.image_offset, own.image_bytes, checked.sha256, checked.width, checked.height,
+    checked.phash,
     coalesce(donor.fitted, donor.caption) AS caption,
     CASE WHEN kept.is_training THEN '{TRAIN}' ELSE '{VALIDATION}' END AS split,
     coalesce(swaps.is_noisy, false) AS is_noisy,

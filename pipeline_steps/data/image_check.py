@@ -1,4 +1,4 @@
-"""Every picture read and decoded once, in processes: its sha256 and size, or why it cannot be used."""
+"""Every picture read and decoded once, in processes: its hashes and size, or why it cannot be used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import joblib
 from PIL import Image, UnidentifiedImageError
 
-from pipeline_steps.data.pictures import FORMATS
+from pipeline_steps.data.perceptual_hash import perceptual_hash
+from pipeline_steps.data.pictures import FORMATS, to_rgb
 from pipeline_steps.data.progress import progress_bar
 
 BadCause = Literal["missing", "undecodable", "too_large"]
@@ -25,11 +26,12 @@ _METADATA_BYTES = 16 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that decodes: sha256 of the file's bytes (hex), size in pixels."""
+    """A picture that decodes: sha256 of the file's bytes (hex), size in pixels, perceptual hash."""
 
     sha256: str
     width: int
     height: int
+    phash: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,15 @@ def check_bytes(content: bytes, max_image_pixels: int) -> Picture | BadPicture:
             width, height = image.size
             if width * height > max_image_pixels:
                 return BadPicture("too_large", f"{width} x {height} pixels")
-            image.convert("RGB")
+            image.load()
+            phash = perceptual_hash(to_rgb(image))
     except Image.DecompressionBombError as error:
         return BadPicture("too_large", str(error))
     except UnidentifiedImageError:
         return BadPicture("undecodable", f"not a picture in one of the formats {', '.join(FORMATS)}")
     except Exception as error:  # decoders raise nearly anything on damaged bytes; each is this picture's fault
         return BadPicture("undecodable", f"{type(error).__name__}: {error}")
-    return Picture(hashlib.sha256(content).hexdigest(), width, height)
+    return Picture(hashlib.sha256(content).hexdigest(), width, height, phash)
 
 
 def fits(size: int, max_image_pixels: int) -> bool:

@@ -28,8 +28,8 @@ ROWS = pa.schema(
 )  # fmt: skip
 PICTURES = pa.schema(
     [
-        *_PLACE, ("sha256", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("cause", pa.string()),
-        ("message", pa.string()),
+        *_PLACE, ("sha256", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("phash", pa.int64()),
+        ("cause", pa.string()), ("message", pa.string()),
     ]
 )  # fmt: skip
 BROKEN = pa.schema([("shard", pa.string()), ("key", pa.string()), ("cause", pa.string()), ("message", pa.string())])
@@ -39,7 +39,7 @@ def create_tables(database: DuckDBPyConnection) -> None:
     """The empty tables.
 
     `rows`: number of the row in its source, place of the picture (file, or shard and byte range), caption, the
-    caption cut to size where it is too long (`fitted`), whether it is blank. `pictures`: by place, sha256 and size in
+    caption cut to size where it is too long (`fitted`), whether it is blank. `pictures`: by place, hashes and size in
     pixels, or the cause and message of a bad one. `broken`: what in tar shards gives no row.
     """
     for name, schema in (("rows", ROWS), ("pictures", PICTURES), ("broken", BROKEN)):
@@ -122,6 +122,7 @@ def _checked(pictures: Sequence[Picture | BadPicture]) -> dict[str, Any]:
         "sha256": [one and one.sha256 for one in good],
         "width": [one and one.width for one in good],
         "height": [one and one.height for one in good],
+        "phash": [one and one.phash for one in good],
         "cause": [one and one.cause for one in bad],
         "message": [one and one.message for one in bad],
     }

@@ -32,6 +32,7 @@ SCHEMA = pa.schema(
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
+        pa.field("phash", pa.int64(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("is_noisy", pa.bool_(), nullable=False),
@@ -97,6 +98,11 @@ def training_rows(path: Path, pairs: int | None, columns: Sequence[str]) -> pa.T
             "(or null for all of them)"
         )
     return pa.Table.from_batches(found).unify_dictionaries()
+
+
+def training_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The named columns of the training split, part by part. Raises PipelineError when the manifest lacks one."""
+    return _split_batches(path, columns, TRAIN)
 
 
 def validation_rows(path: Path, columns: Sequence[str]) -> pa.Table:

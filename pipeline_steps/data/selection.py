@@ -14,7 +14,7 @@ DROPPED = ("bad_picture", "empty_caption", "long_caption", "duplicate_pair", "du
 # the shuffling of captions; equal texts have equal ranks.
 _CHECKED = """
 CREATE TABLE checked AS
-SELECT row, sha256, width, height, fitted IS NOT NULL AS truncated,
+SELECT row, sha256, width, height, phash, fitted IS NOT NULL AS truncated,
     CASE WHEN cause IS NOT NULL THEN 'bad_picture'
          WHEN is_empty AND $drop_empty THEN 'empty_caption'
          WHEN truncated AND $drop_long THEN 'long_caption' END AS reason,

@@ -149,7 +149,8 @@ def _take_in(database: object, rows: int, max_characters: int) -> None:
         size = len(numbers)
         columns = row_columns(start, captions, max_characters) | place | {"image_bytes": [PICTURE_BYTES] * size}
         insert(database, "rows", _table(columns, ROWS))
-        pixels = {"sha256": hashes, "width": [341] * size, "height": [256] * size}
+        phash = [int(one[:15], 16) for one in hashes]
+        pixels = {"sha256": hashes, "width": [341] * size, "height": [256] * size, "phash": phash}
         nothing = {"cause": [None] * size, "message": [None] * size}
         insert(database, "pictures", _table(place | pixels | nothing, PICTURES))
 

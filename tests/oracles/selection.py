@@ -43,6 +43,7 @@ def selected(
                     "sha256": picture.sha256,
                     "width": picture.width,
                     "height": picture.height,
+                    "phash": picture.phash,
                     "caption": caption,
                     "split": split_of(picture.sha256, settings.validation_fraction),
                 }

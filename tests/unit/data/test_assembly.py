@@ -13,7 +13,10 @@ from pipeline_steps.data.noise import shuffle_captions
 from pipeline_steps.data.selection import select_pairs
 from tests.unit.data.made_tables import built, database, fill, manifest_settings
 
-GOOD = {f"good {number}.png": Picture(hashlib.sha256(str(number).encode()).hexdigest(), 4, 4) for number in range(100)}
+GOOD = {
+    f"good {number}.png": Picture(hashlib.sha256(str(number).encode()).hexdigest(), 4, 4, number)
+    for number in range(100)
+}
 
 
 def test_the_report_counts_everything_and_names_twenty_bad_pictures() -> None:

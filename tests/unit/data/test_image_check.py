@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from pipeline_steps.data.image_check import CHUNK, BadPicture, Picture, check_picture, check_pictures
+from pipeline_steps.data.perceptual_hash import perceptual_hash
+from pipeline_steps.data.pictures import read_image
 from tests.unit.data.made_data import write_picture
 
 PIXELS = 10_000
@@ -23,7 +25,9 @@ def _cause(path: Path) -> str:
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
 def test_a_sound_picture_gives_hash_and_size(tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"a{suffix}", 1, (30, 20))
-    assert check_picture(path, PIXELS) == Picture(hashlib.sha256(path.read_bytes()).hexdigest(), 30, 20)
+    assert check_picture(path, PIXELS) == Picture(
+        hashlib.sha256(path.read_bytes()).hexdigest(), 30, 20, perceptual_hash(read_image(path))
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])

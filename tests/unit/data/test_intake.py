@@ -57,7 +57,9 @@ def test_rows_are_numbered_over_all_parts_and_a_picture_is_checked_once(
     assert all(row["fitted"] == row["caption"][:10].rstrip() for row in tables["rows"])
     assert [row["image_path"] for row in tables["pictures"]] == [f"{number}.png" for number in range(6)]
     for row in tables["pictures"][:5]:
-        assert Picture(row["sha256"], row["width"], row["height"]) == check_picture(tmp_path / row["image_path"], 10**6)
+        assert Picture(row["sha256"], row["width"], row["height"], row["phash"]) == check_picture(
+            tmp_path / row["image_path"], 10**6
+        )
         assert row["cause"] is row["message"] is row["image_offset"] is None
     assert (tables["pictures"][5]["cause"], tables["pictures"][5]["sha256"]) == ("missing", None)
     assert tables["broken"] == []

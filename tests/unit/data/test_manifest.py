@@ -28,7 +28,7 @@ from tests.unit.data.made_data import write_picture
 ROWS = [
     {
         "id": f"{number:016x}", "image_path": f"a/{number}.png", "image_offset": None, "image_bytes": None,
-        "sha256": f"{number:064x}", "width": 4, "height": 5, "caption": f'noisy "{number}", yes',
+        "sha256": f"{number:064x}", "width": 4, "height": 5, "phash": -number, "caption": f'noisy "{number}", yes',
         "split": "validation" if number == 2 else "train", "is_noisy": True, "clean_caption": f"clean {number}",
     }
     for number in range(4)

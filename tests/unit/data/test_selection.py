@@ -12,7 +12,7 @@ from pipeline_steps.data.selection import fitted_caption
 from tests.oracles import selection as oracle
 from tests.unit.data.made_tables import built, manifest_settings
 
-RED, BLUE = Picture("a" * 64, 10, 12), Picture("b" * 64, 10, 12)
+RED, BLUE = Picture("a" * 64, 10, 12, 1), Picture("b" * 64, 10, 12, -2)
 PICTURES: dict[str, Picture | BadPicture] = {
     "red.png": RED,
     "copy.png": RED,
@@ -98,7 +98,7 @@ def test_the_manifest_is_that_of_the_obvious_form(
         max_caption_characters=characters, long_captions=long_captions, validation_fraction=validation,
         noise={"fraction": noise[0], "seed": noise[1]},
     )  # fmt: skip
-    pictures = PICTURES | {"green.png": Picture("c" * 64, 3, 4), "last.png": Picture("d" * 64, 5, 6)}
+    pictures = PICTURES | {"green.png": Picture("c" * 64, 3, 4, 3), "last.png": Picture("d" * 64, 5, 6, 4)}
     expected, counts = oracle.manifest(rows, pictures, chosen)
     found, found_counts, _ = built(rows, pictures, chosen)
     assert found_counts == counts
@@ -134,7 +134,7 @@ def _pairs(count: int) -> tuple[list[tuple[str, str]], dict[str, Picture | BadPi
     """Rows of pictures two by two with equal content, and the pictures."""
     hashes = [hashlib.sha256(str(number // 2).encode()).hexdigest() for number in range(count)]
     rows = [(f"{number}.png", f"c {number}") for number in range(count)]
-    return rows, {path: Picture(sha256, 4, 4) for (path, _), sha256 in zip(rows, hashes, strict=True)}
+    return rows, {path: Picture(sha256, 4, 4, 5) for (path, _), sha256 in zip(rows, hashes, strict=True)}
 
 
 def test_the_split_follows_the_picture_in_about_the_share_asked_for() -> None:
@@ -167,7 +167,7 @@ def test_the_first_training_rows_are_a_fair_sample_of_noise_and_sources() -> Non
     """Partial data is the first rows by id: of every size, noise and place in the source come in their shares."""
     count, fraction = 4000, 0.4
     rows = [(f"{number}.png", f"c {number}") for number in range(count)]
-    pictures = {path: Picture(hashlib.sha256(path.encode()).hexdigest(), 4, 4) for path, _ in rows}
+    pictures = {path: Picture(hashlib.sha256(path.encode()).hexdigest(), 4, 4, 6) for path, _ in rows}
     chosen = manifest_settings(validation_fraction=0.05, noise={"fraction": fraction, "seed": 0})
     found, _, _ = built(rows, pictures, chosen)
     training = [row for row in found if row["split"] == "train"]

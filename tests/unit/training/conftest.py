@@ -20,7 +20,7 @@ def pairs(tmp_path: Path) -> Path:
     for row in range(24):
         Image.fromarray(generator.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
         rows.append(
-            {"id": f"{row:02d}", "image_path": f"{row}.png", "sha256": "0", "width": 36, "height": 36,
+            {"id": f"{row:02d}", "image_path": f"{row}.png", "sha256": "0", "width": 36, "height": 36, "phash": 0,
              "caption": f"number {row}", "split": "train" if row < 20 else "validation", "is_noisy": row < 5,
              "clean_caption": f"number {row}"}
         )  # fmt: skip
