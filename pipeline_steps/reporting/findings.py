@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from pipeline_steps.core.methods import REFERENCE
+from pipeline_steps.reporting.measured import Difference, Score
 from pipeline_steps.reporting.names import CONTROL, title_of
-from pipeline_steps.reporting.summary import Difference, Score, Summary
+from pipeline_steps.reporting.summary import Column, Summary
 
 SUBJECT = "ncu"
 _MEASURES = {"mean_recall": "mean recall", "zero_shot_top1": "zero-shot top-1"}
@@ -16,7 +17,7 @@ def findings_text(summary: Summary, forget: pd.DataFrame) -> str:
     """What the noisy captions left, and where NCU stands, as exactly two sentences.
 
     `forget` is `forget_frame` of the histories; it is empty without injected noise. Where NCU is not among the
-    methods, the last trained method other than the control takes its place.
+    methods, the last trained method other than the control takes its place; where there is none, that is said.
     """
     return f"{_reference_sentence(summary, forget)} {_method_sentence(summary)}\n"
 
@@ -26,8 +27,26 @@ def _reference_sentence(summary: Summary, forget: pd.DataFrame) -> str:
     captions = "captions as they came"
     if len(noise):
         captions = f"captions of which {_percent(float(noise.mean()), 0)} had been shuffled among pictures"
-    reached = " and ".join(_against_chance(summary.cells[REFERENCE, key], name) for key, name in _MEASURES.items())
-    return f"The reference, trained on {captions}, reaches {reached}{_forget_clause(forget)}."
+    reached = [
+        _against_chance(summary.cells[REFERENCE, column.key].score, _named(name, column))
+        for name, column in _given(summary)
+    ]
+    return f"The reference, trained on {captions}, {_reaches(reached)}{_forget_clause(forget)}."
+
+
+def _given(summary: Summary) -> list[tuple[str, Column]]:
+    """The measures of the findings that have numbers, each with its column."""
+    found = [(name, summary.given(key)) for key, name in _MEASURES.items()]
+    return [(name, column) for name, column in found if column]
+
+
+def _named(name: str, column: Column) -> str:
+    """A measure with the average that it is of, where that is not over all sets."""
+    return f"{name} on {column.average} ({column.sets} sets)" if column.average else name
+
+
+def _reaches(reached: list[str]) -> str:
+    return f"reaches {' and '.join(reached)}" if reached else "has no mean over all sets, some of which are missing"
 
 
 def _forget_clause(forget: pd.DataFrame) -> str:
@@ -49,18 +68,24 @@ def _against_chance(score: Score, name: str) -> str:
 
 
 def _method_sentence(summary: Summary) -> str:
+    if summary.methods == (REFERENCE,):
+        return "No method was trained beside it, so there is nothing to compare it with."
     subject = _subject(summary)
     clauses = []
     unit = f" points, {100 * summary.confidence:g}% interval"
-    for (key, name), owner in zip(_MEASURES.items(), (f"{title_of(subject)}'s", "its"), strict=True):
-        score = summary.cells[subject, key]
-        others = [("the equal-compute control", score.to_control), ("the reference", score.to_reference)]
+    owners = (f"{title_of(subject)}'s", "its")
+    for (name, column), owner in zip(_given(summary), owners, strict=False):
+        cell = summary.cells[subject, column.key]
+        others = [("the equal-compute control", cell.to_control), ("the reference", cell.to_reference)]
         compared = []
         for other, difference in others:
             if difference:
                 compared.append(_compared(other, difference, unit))
                 unit = ","
-        clauses.append(f"{owner} {name} of {_percent(score.mean)} is {' and '.join(compared)}")
+        clauses.append(f"{owner} {_named(name, column)} of {_percent(cell.score.mean)} is {' and '.join(compared)}")
+    if not clauses:
+        needed = ", ".join(summary.holes)
+        return f"{title_of(subject)} cannot be placed before these sets are there: {needed}; {_limit(summary)}."
     return f"{', and '.join(clauses)}; {_limit(summary)}."
 
 

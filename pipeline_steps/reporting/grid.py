@@ -1,4 +1,7 @@
-"""The grid of an experiment: methods x seeds x evaluations. A grid with a hole is refused, all holes named."""
+"""The grid of an experiment: methods x seeds x evaluations. An incomplete grid is refused, everything missing named.
+
+A data set that could not be had is no gap of the grid: it is a named hole, the same in every cell.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,34 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import REFERENCE
+from pipeline_steps.evaluation.scores import HOLE
 from pipeline_steps.reporting.names import CHANCE, LINEAR_PROBE, RETRIEVAL, ZERO_SHOT
 
 OUTCOME_FILES = {ZERO_SHOT: "predictions.parquet", LINEAR_PROBE: "predictions.parquet", RETRIEVAL: "ranks.parquet"}
-_SAME_EVERYWHERE = ("n", "n_images", "n_captions", "split", "label_hash")
+_SAME_EVERYWHERE = (
+    "n", "n_split", "n_images", "n_captions", "n_train", "classes", "split", "metric", "label_hash", "evaluator",
+    "folds", "tap", "normalize",
+)  # fmt: skip
+_SAME_ROWS = {
+    ZERO_SHOT: ("row", "label"), LINEAR_PROBE: ("row", "label"), RETRIEVAL: ("direction", "query", "image"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One evaluation of one checkpoint: `scores` maps data set to entries; `outcomes`, a row per picture or query."""
+    """One evaluation of one checkpoint: `scores` maps data set to entries, `holes` to why it could not be had.
+
+    `outcomes` has for every scored data set a row per picture or query, sorted.
+    """
 
     scores: Mapping[str, Mapping[str, Any]]
-    outcomes: pd.DataFrame
+    holes: Mapping[str, str]
+    outcomes: Mapping[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -39,11 +55,23 @@ class Grid:
 
     def entries(self, stage: str, dataset: str) -> Mapping[str, Any]:
         """The entries of a data set in the first cell; those that describe the data are the same in every cell."""
-        return self.cells[stage, self.methods[0], self.seeds[0]].scores[dataset]
+        return self._first(stage).scores[dataset]
 
     def datasets(self, stage: str) -> tuple[str, ...]:
-        """Data sets of an evaluation, sorted."""
-        return tuple(sorted(self.cells[stage, self.methods[0], self.seeds[0]].scores))
+        """Scored data sets of an evaluation, sorted."""
+        return tuple(sorted(self._first(stage).scores))
+
+    def own_datasets(self, stage: str) -> tuple[str, ...]:
+        """The same without the second entries of sets that are also scored in folds: what a mean is taken over."""
+        return tuple(name for name in self.datasets(stage) if self.folds(stage, name) == 1)
+
+    def folds(self, stage: str, dataset: str) -> int:
+        """Into how many galleries of consecutive pictures, `n_images` each, a retrieval entry divides its set."""
+        return int(self.entries(stage, dataset).get("folds", 1))
+
+    def holes(self, stage: str) -> dict[str, str]:
+        """Data sets of an evaluation that could not be had, sorted, each with the line that says why."""
+        return dict(sorted(self._first(stage).holes.items()))
 
     def measures(self, stage: str, dataset: str) -> tuple[str, ...]:
         """Measures in reading order: by number of k (1, 5, 10), means last."""
@@ -59,37 +87,44 @@ class Grid:
         return float(self.entries(stage, dataset)[f"{CHANCE}{measure}"])
 
     def outcomes(self, stage: str, method: str, dataset: str) -> list[pd.DataFrame]:
-        """Rows of one data set, a frame per seed."""
-        frames = [self.cells[stage, method, seed].outcomes for seed in self.seeds]
-        return [frame[frame["dataset"] == dataset] for frame in frames]
+        """Rows of one data set, a frame per seed; the pictures or queries are the same in all of them."""
+        return [self.cells[stage, method, seed].outcomes[dataset] for seed in self.seeds]
+
+    def converged(self, stage: str, method: str, dataset: str) -> bool | None:
+        """Whether the probes of all seeds are at their optimum; None for an evaluation that fits nothing."""
+        found = [self.cells[stage, method, seed].scores[dataset].get("converged") for seed in self.seeds]
+        return None if None in found else all(found)
+
+    def _first(self, stage: str) -> Cell:
+        return self.cells[stage, self.methods[0], self.seeds[0]]
 
 
 def read_grid(results: Path, methods: tuple[str, ...], seeds: tuple[int, ...]) -> Grid:
     """Read `<results>/<evaluation>/<method>/seed<k>/` of the reference and every method, for every seed.
 
-    Raises PipelineError with one line per hole: a missing or torn file, a data set or measure that other cells have,
+    Raises PipelineError with one line per gap: a missing or torn file, a data set or measure that other cells have,
     and scores made on other data than those of the other cells.
     """
     everyone = (REFERENCE, *methods)
-    cells, holes = {}, []
+    cells, gaps = {}, []
     for stage in OUTCOME_FILES:
         for method in everyone:
             for seed in seeds:
                 try:
                     cells[stage, method, seed] = _read_cell(results / stage / method / f"seed{seed}", stage)
-                except _HoleError as hole:
-                    holes.append(str(hole))
-    holes += [problem for stage in OUTCOME_FILES for problem in _unlike(results, stage, cells)]
-    if holes:
-        lines = "\n".join(f"  - {hole}" for hole in holes)
+                except _GapError as gap:
+                    gaps.append(str(gap))
+    gaps += [problem for stage in OUTCOME_FILES for problem in _unlike(results, stage, cells)]
+    if gaps:
+        lines = "\n".join(f"  - {gap}" for gap in gaps)
         raise PipelineError(
-            f"the grid of {results} has {len(holes)} hole(s), so no table was made:\n{lines}\n"
+            f"the grid of {results} has {len(gaps)} hole(s), so no table was made:\n{lines}\n"
             "Run these evaluations again; `snakemake make_tables` makes what is missing."
         )
     return Grid(everyone, seeds, cells)
 
 
-class _HoleError(Exception):
+class _GapError(Exception):
     """What is wrong with one file of the grid."""
 
 
@@ -97,36 +132,72 @@ def _read_cell(folder: Path, stage: str) -> Cell:
     scores_path, outcomes_path = folder / "scores.json", folder / OUTCOME_FILES[stage]
     missing = [str(path) for path in (scores_path, outcomes_path) if not path.is_file()]
     if missing:
-        raise _HoleError(f"missing: {', '.join(missing)}")
+        raise _GapError(f"missing: {', '.join(missing)}")
     try:
-        scores = json.loads(scores_path.read_text(encoding="utf-8"))
+        found = json.loads(scores_path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _HoleError(f"torn: {scores_path} ({error})") from error
-    if not isinstance(scores, dict) or not all(isinstance(entries, dict) for entries in scores.values()):
-        raise _HoleError(f"torn: {scores_path} (it does not map data sets to scores)")
+        raise _GapError(f"torn: {scores_path} ({error})") from error
+    if not isinstance(found, dict) or not all(isinstance(entries, dict) for entries in found.values()):
+        raise _GapError(f"torn: {scores_path} (it does not map data sets to scores)")
+    scores = {name: entries for name, entries in found.items() if HOLE not in entries}
+    holes = {name: str(entries[HOLE]) for name, entries in found.items() if HOLE in entries}
+    return Cell(scores, holes, _read_outcomes(outcomes_path, stage, tuple(scores)))
+
+
+def _read_outcomes(path: Path, stage: str, datasets: tuple[str, ...]) -> dict[str, pd.DataFrame]:
+    """The rows of each data set, whole numbers as int32: a grid of many sets, methods and seeds fits in memory."""
+    if not datasets:
+        return {}
     try:
-        outcomes = pd.read_parquet(outcomes_path)
-    except (ValueError, OSError) as error:
-        raise _HoleError(f"torn: {outcomes_path} ({error})") from error
-    return Cell(scores, outcomes)
+        table = pq.read_table(path)
+        small = pa.schema(pa.field(f.name, pa.int32()) if pa.types.is_integer(f.type) else f for f in table.schema)
+        everything = table.cast(small).to_pandas(strings_to_categorical=True)
+        for name in everything.select_dtypes("category"):
+            everything[name] = everything[name].cat.set_categories(sorted(everything[name].cat.categories))
+        parts = dict(list(everything.groupby("dataset", observed=True, sort=False)))
+        return {
+            name: parts[name].drop(columns="dataset").sort_values(list(_SAME_ROWS[stage]), ignore_index=True)
+            for name in datasets
+        }
+    except (ValueError, OSError, KeyError, pa.ArrowException) as error:
+        raise _GapError(f"torn: {path} ({error})") from error
 
 
 def _unlike(results: Path, stage: str, cells: Mapping[tuple[str, str, int], Cell]) -> Iterator[str]:
     of_stage = {key: cell for key, cell in cells.items() if key[0] == stage}
     wanted = {(name, entry) for cell in of_stage.values() for name in cell.scores for entry in cell.scores[name]}
+    held_out = {name for cell in of_stage.values() for name in cell.holes}
     first = next(iter(of_stage.values()), None)
     for (_, method, seed), cell in of_stage.items():
         place = results / stage / method / f"seed{seed}" / "scores.json"
-        absent = sorted(f"{name}/{entry}" for name, entry in wanted if entry not in cell.scores.get(name, {}))
+        uneven = sorted({name for name, _ in wanted if name in cell.holes} | (held_out - {*cell.scores, *cell.holes}))
+        yield from (f"incomplete: {place} has no scores of {name}: {_why(cell, name)}" for name in uneven)
+        absent = sorted(f"{n}/{e}" for n, e in wanted if n not in cell.holes and e not in cell.scores.get(n, {}))
         if absent:
             yield f"incomplete: {place} lacks {', '.join(absent)}, which other cells have"
-        if first is None or absent:
+        if first is not None and not absent and not uneven:
+            yield from _other_data(place, stage, cell, first)
+
+
+def _why(cell: Cell, name: str) -> str:
+    reason = cell.holes.get(name)
+    return f"a hole here ({reason}), and others have them" if reason else "other cells name it as a hole"
+
+
+def _other_data(place: Path, stage: str, cell: Cell, first: Cell) -> Iterator[str]:
+    for name, entries in cell.scores.items():
+        if name not in first.scores:
             continue
-        for name, entries in cell.scores.items():
-            for entry in _SAME_EVERYWHERE:
-                here, there = entries.get(entry), first.scores.get(name, {}).get(entry)
-                if here != there:
-                    yield f"other data: {place} has {name}/{entry} = {here!r}, and other cells have {there!r}"
+        there = first.scores[name]
+        different = [entry for entry in _SAME_EVERYWHERE if entries.get(entry) != there.get(entry)]
+        for entry in different:
+            yield (
+                f"other data: {place} has {name}/{entry} = {entries.get(entry)!r}, and other cells have "
+                f"{there.get(entry)!r}"
+            )
+        rows = list(_SAME_ROWS[stage])
+        if not different and not cell.outcomes[name][rows].equals(first.outcomes[name][rows]):
+            yield f"other data: {place.parent / OUTCOME_FILES[stage]} has other rows of {name} than the other cells"
 
 
 def _reading_order(measure: str) -> tuple[bool, list[tuple[int, str]]]:

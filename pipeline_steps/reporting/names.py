@@ -10,6 +10,8 @@ from pipeline_steps.core.schema import Config
 ZERO_SHOT, LINEAR_PROBE, RETRIEVAL = "eval_zeroshot", "eval_probe", "eval_retrieval"
 CHANCE = "chance_"  # the evaluations write chance_M beside every measure M
 CONTROL = "continued"
+MISSING, AT_CHANCE = "—", "†"
+AVERAGE_MARK = "@"  # between a headline's key and the name of an average over some of the sets
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,15 @@ HEADLINES = (
     Headline("linear_probe_accuracy", LINEAR_PROBE, "accuracy", "Linear probe"),
     Headline("mean_recall", RETRIEVAL, "mean_recall", "Mean recall"),
 )
+
+
+def column_title(key: str, sets: int | None = None) -> str:
+    """What people read for a column of the summary: `<headline>` or `<headline>@<average>`, over so many sets."""
+    base, _, average = key.partition(AVERAGE_MARK)
+    title = next(headline.title for headline in HEADLINES if headline.key == base)
+    number = f"{sets} sets" if sets is not None and sets > 1 else ""
+    over = ", ".join(part for part in (average, number) if part)
+    return f"{title} ({over})" if over else title
 
 
 def title_of(method: str) -> str:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.reporting.names import HEADLINES, stage_order, title_of
+from pipeline_steps.reporting.names import MISSING, column_title, stage_order, title_of
 from pipeline_steps.reporting.text_table import text_table
 
 Row = dict[str, str]
 WIDTH = 100
+_SETS = "/sets"
 
 
 def overview(experiment: Path, store: str) -> str:
@@ -26,6 +27,7 @@ def overview(experiment: Path, store: str) -> str:
         raise PipelineError(f"{table} does not exist; make it with `snakemake make_tables` or `make demo`.")
     sections = {
         f"Summary of {experiment} (percent)": summary_text(_read(table, ",")),
+        "Data sets that could not be had": holes_text(experiment / "tables" / "holes.csv"),
         "What it means": _findings(experiment / "findings.md"),
         "The forget set against the injected noise": forget_text(experiment / "figures" / "forget_set.csv"),
         "Where things are": _places(experiment, store),
@@ -36,13 +38,26 @@ def overview(experiment: Path, store: str) -> str:
 
 def summary_text(rows: list[Row]) -> str:
     """The rows of summary.csv, aligned; where there is a control, with the difference in mean recall to it."""
-    header = ["Method", *(headline.title for headline in HEADLINES)]
-    body = [[row["title"], *(_cell(row, headline.key) for headline in HEADLINES)] for row in rows]
+    keys = [column.removesuffix(_SETS) for column in rows[0] if column.endswith(_SETS)]
+    header = ["Method", *(column_title(key, int(float(rows[0][f"{key}{_SETS}"]))) for key in keys)]
+    body = [[row["title"], *(_cell(row, key) for key in keys)] for row in rows]
     if any(row.get("mean_recall/minus_control") for row in rows):
         header.append("Mean recall\nminus control [interval]")
         body = [[*cells, _difference(row)] for cells, row in zip(body, rows, strict=True)]
-    header = [title.replace("Zero-shot ", "Zero-shot\n") for title in header]
+    header = [title.replace("Zero-shot ", "Zero-shot\n").replace(" (", "\n(") for title in header]
     return text_table(header, body, "simple")
+
+
+def holes_text(path: Path) -> str:
+    """A line per data set that is missing, and what can be done; empty without any."""
+    if not path.is_file():
+        return ""
+    lines = [f"{row['dataset']}: {row['hole']}" for row in _read(path, ",")]
+    remedy = (
+        "A mean over all sets is given when they are there: get them and run again. For a mean over some of the sets, "
+        "name them in make_tables.averages."
+    )
+    return "\n".join(textwrap.fill(line, WIDTH) for line in (*lines, remedy))
 
 
 def forget_text(path: Path) -> str:
@@ -82,7 +97,9 @@ def time_text(folder: Path) -> str:
 
 
 def _cell(row: Row, key: str) -> str:
-    mean, spread = row[f"{key}/mean"], row.get(f"{key}/std")
+    mean, spread = row.get(f"{key}/mean"), row.get(f"{key}/std")
+    if not mean:
+        return MISSING
     note = "" if row.get(f"{key}/above_chance", "") in ("True", "") else " (not above chance)"
     return f"{100 * float(mean):.1f}" + (f" ± {100 * float(spread):.1f}" if spread else "") + note
 

@@ -1,134 +1,159 @@
-"""The summary: four headline measures per method, each against chance, the reference and the equal-compute control."""
+"""The summary: headline measures per method, each against chance, the reference and the equal-compute control."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
-from tqdm.auto import tqdm
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import REFERENCE
-from pipeline_steps.reporting.grid import Grid
-from pipeline_steps.reporting.names import CONTROL, HEADLINES, Headline, title_of
-from pipeline_steps.reporting.statistics import Bootstrap, Interval
+from pipeline_steps.reporting.grid import OUTCOME_FILES, Grid
+from pipeline_steps.reporting.measured import Difference, Measured, Score, score_columns
+from pipeline_steps.reporting.names import AVERAGE_MARK, CONTROL, HEADLINES, Headline, column_title, title_of
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A method's score minus another's, a fraction, with its paired interval over test pictures."""
+class Column:
+    """A column of the summary: a headline's plain mean over `datasets`, all of the evaluation's or a named average's.
 
-    estimate: float
-    interval: Interval
-
-    @property
-    def verdict(self) -> str:
-        """`ahead of`, `behind` or `indistinguishable from`: whether the interval lies above, below or around zero."""
-        if self.interval.low > 0:
-            return "ahead of"
-        return "behind" if self.interval.high < 0 else "indistinguishable from"
-
-
-@dataclass(frozen=True)
-class Score:
-    """One cell of the summary, fractions. `std` is the sample deviation over seeds, None with one seed.
-
-    `to_reference` and `to_control` are None for the method itself, and `to_control` without a control in the grid.
+    `needs` are sets that it would be the mean of but that have no scores: then it has no numbers.
     """
 
-    method: str
     headline: Headline
-    mean: float
-    std: float | None
-    interval: Interval
-    chance: float
-    to_reference: Difference | None
-    to_control: Difference | None
+    average: str | None
+    datasets: tuple[str, ...]
+    needs: tuple[str, ...]
 
     @property
-    def above_chance(self) -> bool:
-        """Whether the whole interval lies above the chance level."""
-        return self.interval.low > self.chance
+    def key(self) -> str:
+        """The column's name in files."""
+        return self.headline.key + (f"{AVERAGE_MARK}{self.average}" if self.average else "")
+
+    @property
+    def sets(self) -> int:
+        """The number of sets that it is, or would be, the mean of."""
+        return len(self.datasets) + len(self.needs)
+
+    @property
+    def title(self) -> str:
+        """What people read for it."""
+        return column_title(self.key, self.sets)
+
+
+@dataclass(frozen=True)
+class SummaryCell:
+    """A number of the summary. `to_reference` and `to_control` are None for the method itself, and `to_control` without
+    a control in the grid."""
+
+    column: Column
+    score: Score
+    to_reference: Difference | None
+    to_control: Difference | None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """All cells, by method and headline; `datasets` maps an evaluation to those that its scores are the mean of."""
+    """All cells, by method and column key; columns that need a set that is missing have none. `holes` says why."""
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
-    datasets: dict[str, tuple[str, ...]]
+    columns: tuple[Column, ...]
+    holes: Mapping[str, str]
     confidence: float
-    cells: dict[tuple[str, str], Score]
+    cells: Mapping[tuple[str, str], SummaryCell]
 
-    def row(self, method: str) -> list[Score]:
-        """A method's cells in the order of HEADLINES."""
-        return [self.cells[method, headline.key] for headline in HEADLINES]
+    def row(self, method: str) -> list[SummaryCell]:
+        """A method's numbers in the order of the columns."""
+        return [self.cells[method, column.key] for column in self.columns if not column.needs]
 
-
-def summarise(grid: Grid, bootstrap: Bootstrap) -> Summary:
-    """Every headline of every method; with several data sets each headline is their plain mean."""
-    wanted = [(method, headline) for method in grid.methods for headline in HEADLINES]
-    cells = {
-        (method, headline.key): _score(grid, bootstrap, method, headline)
-        for method, headline in tqdm(wanted, desc="intervals", unit="score", mininterval=5.0)
-    }
-    datasets = {headline.stage: grid.datasets(headline.stage) for headline in HEADLINES}
-    return Summary(grid.methods, grid.seeds, datasets, bootstrap.confidence, cells)
+    def given(self, headline: str) -> Column | None:
+        """The first column of a headline that has numbers: over all sets, or else over those of a named average."""
+        return next((c for c in self.columns if c.headline.key == headline and not c.needs), None)
 
 
-def _score(grid: Grid, bootstrap: Bootstrap, method: str, headline: Headline) -> Score:
-    datasets = grid.datasets(headline.stage)
-    values = _seed_values(grid, method, headline)
-    return Score(
-        method=method,
-        headline=headline,
-        mean=float(values.mean()),
-        std=float(values.std(ddof=1)) if len(values) > 1 else None,
-        interval=bootstrap.of_score(grid, headline.stage, method, headline.measure, datasets),
-        chance=sum(grid.chance(headline.stage, name, headline.measure) for name in datasets) / len(datasets),
-        to_reference=_difference(grid, bootstrap, method, REFERENCE, headline),
-        to_control=_difference(grid, bootstrap, method, CONTROL, headline),
-    )
+def summarise(measured: Measured, averages: Mapping[str, Sequence[str]] | None = None) -> Summary:
+    """Every headline of every method, over all sets and over those of each of `averages` (name: data sets).
+
+    Raises PipelineError for an average over sets that this experiment does not evaluate.
+    """
+    grid = measured.grid
+    columns = tuple(_columns(grid, averages or {}))
+    cells = {}
+    for method in grid.methods:
+        for column in (column for column in columns if not column.needs):
+            places = measured.places(column.headline.stage, column.headline.measure, column.datasets)
+            cells[method, column.key] = SummaryCell(
+                column,
+                measured.score(method, places),
+                measured.difference(method, REFERENCE, places),
+                measured.difference(method, CONTROL, places),
+            )
+    return Summary(grid.methods, grid.seeds, columns, all_holes(grid), measured.bootstrap.confidence, cells)
 
 
-def _seed_values(grid: Grid, method: str, headline: Headline) -> pd.Series:
-    datasets = grid.datasets(headline.stage)
-    columns = [grid.values(headline.stage, method, name, headline.measure) for name in datasets]
-    return pd.DataFrame(columns).mean()
+def all_holes(grid: Grid) -> dict[str, str]:
+    """Every data set that some evaluation could not have, and why."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in (item for stage in OUTCOME_FILES for item in grid.holes(stage).items()):
+        if reason not in reasons.setdefault(name, []):
+            reasons[name].append(reason)
+    return {name: "; ".join(lines) for name, lines in sorted(reasons.items())}
 
 
-def _difference(grid: Grid, bootstrap: Bootstrap, method: str, other: str, headline: Headline) -> Difference | None:
-    if method == other or other not in grid.methods:
-        return None
-    estimate = _seed_values(grid, method, headline).mean() - _seed_values(grid, other, headline).mean()
-    interval = bootstrap.of_difference(
-        grid, headline.stage, (method, other), headline.measure, grid.datasets(headline.stage)
-    )
-    return Difference(float(estimate), interval)
+def _columns(grid: Grid, averages: Mapping[str, Sequence[str]]) -> Iterator[Column]:
+    known = {name for stage in OUTCOME_FILES for name in (*grid.datasets(stage), *grid.holes(stage))}
+    unknown = [f"{name}: {', '.join(absent)}" for name, sets in averages.items() if (absent := sorted({*sets} - known))]
+    if unknown:
+        raise PipelineError(
+            f"make_tables.averages names sets that this experiment does not evaluate ({'; '.join(unknown)}); "
+            f"evaluated are {', '.join(sorted(known))}. Take them out, or add them to prepare_dataset.datasets."
+        )
+    for headline in HEADLINES:
+        scored = grid.own_datasets(headline.stage)
+        yield Column(headline, None, scored, tuple(grid.holes(headline.stage)) or (() if scored else ("a data set",)))
+        for name, sets in averages.items():
+            if not {*sets}.isdisjoint(grid.datasets(headline.stage)):
+                needs = tuple(dataset for dataset in sets if dataset not in grid.datasets(headline.stage))
+                yield Column(headline, name, tuple(dataset for dataset in sets if dataset not in needs), needs)
 
 
 def summary_frame(summary: Summary) -> pd.DataFrame:
-    """One row per method and one of chance levels; columns `<headline>/<what>`, fractions, empty where undefined."""
-    rows = [{"method": method, "title": title_of(method), **_columns(summary, method)} for method in summary.methods]
-    chance = {f"{score.headline.key}/mean": score.chance for score in summary.row(REFERENCE)}
+    """One row per method and one of chance levels; columns `<column>/<what>`, fractions, empty where undefined.
+
+    `mean`, `std` and `seed_low`, `seed_high` (t-interval) over seeds; `low`, `high` of the bootstrap over test
+    pictures; the same of the differences to control and reference; `sets`, the number of data sets, and `needs`, those
+    that are missing.
+    """
+    rows = [{"method": method, "title": title_of(method), **_cells(summary, method)} for method in summary.methods]
+    chance = {
+        f"{column.key}/mean": summary.cells[REFERENCE, column.key].score.chance
+        for column in summary.columns
+        if not column.needs
+    }
     return pd.DataFrame([*rows, {"method": "chance", "title": "Chance", **chance}]).astype({"n_seeds": "Int64"})
 
 
-def _columns(summary: Summary, method: str) -> dict[str, object]:
-    columns: dict[str, object] = {"n_seeds": len(summary.seeds)}
-    for score in summary.row(method):
-        key = score.headline.key
-        columns |= {f"{key}/mean": score.mean, f"{key}/std": score.std}
-        columns |= {f"{key}/low": score.interval.low, f"{key}/high": score.interval.high}
-        columns[f"{key}/above_chance"] = score.above_chance
-        for other, difference in (("control", score.to_control), ("reference", score.to_reference)):
-            columns |= {
-                f"{key}/minus_{other}": difference.estimate if difference else None,
-                f"{key}/minus_{other}_low": difference.interval.low if difference else None,
-                f"{key}/minus_{other}_high": difference.interval.high if difference else None,
-            }
-    return columns
+def _cells(summary: Summary, method: str) -> dict[str, object]:
+    row: dict[str, object] = {"n_seeds": len(summary.seeds)}
+    for column in summary.columns:
+        cell = summary.cells.get((method, column.key))
+        if cell:
+            row |= {f"{column.key}/{name}": value for name, value in score_columns(cell.score).items()}
+            for other, difference in (("control", cell.to_control), ("reference", cell.to_reference)):
+                row |= _difference_columns(f"{column.key}/minus_{other}", difference)
+        row |= {f"{column.key}/sets": column.sets, f"{column.key}/needs": " ".join(column.needs) or None}
+    return row
+
+
+def _difference_columns(key: str, difference: Difference | None) -> dict[str, object]:
+    low, high = difference.interval if difference else (None, None)
+    seed_low, seed_high = (difference and difference.over_seeds) or (None, None)
+    return {
+        key: difference and difference.estimate, f"{key}_low": low, f"{key}_high": high,
+        f"{key}_seed_low": seed_low, f"{key}_seed_high": seed_high,
+    }  # fmt: skip
 
 
 def control_sentences(summary: Summary) -> Iterator[str]:
@@ -137,16 +162,17 @@ def control_sentences(summary: Summary) -> Iterator[str]:
         yield f"The equal-compute control (`{CONTROL}`) is not in `methods`, so no method was compared with it."
         return
     for method in summary.methods:
-        if method in (REFERENCE, CONTROL):
+        row = summary.row(method)
+        if method in (REFERENCE, CONTROL) or not row:
             continue
-        failed = [score for score in summary.row(method) if score.to_control and score.to_control.interval.low <= 0]
+        failed = [cell for cell in row if cell.to_control and cell.to_control.interval.low <= 0]
         if not failed:
-            yield f"**{title_of(method)} beats the equal-compute control** on all {len(HEADLINES)} measures."
+            yield f"**{title_of(method)} beats the equal-compute control** on all {len(row)} measures."
             continue
         listed = "; ".join(
-            f"{score.headline.title[0].lower()}{score.headline.title[1:]} ({points(score.to_control)})"
-            for score in failed
-            if score.to_control
+            f"{cell.column.title[0].lower()}{cell.column.title[1:]} ({points(cell.to_control)})"
+            for cell in failed
+            if cell.to_control
         )
         yield f"**{title_of(method)} does not beat the equal-compute control** on: {listed}."
 

@@ -11,10 +11,12 @@ def _table(folder: Path) -> None:
     folder.mkdir(parents=True)
     keys = ("zero_shot_top1", "zero_shot_mean_per_class", "linear_probe_accuracy", "mean_recall")
     header = ",".join(
-        ["method", "title", *(f"{key}/{part}" for key in keys for part in ("mean", "std", "above_chance"))]
+        ["method", "title", *(f"{key}/{part}" for key in keys for part in ("mean", "std", "above_chance", "sets"))]
     )
-    reference = ",".join(["reference", "CLIP (reference)", *(["0.2", "", "True"] * 3), "0.05", "0.011", "False"])
-    chance = ",".join(["chance", "Chance", *(["0.0625", "", ""] * 4)])
+    reference = ",".join(
+        ["reference", "CLIP (reference)", *(["0.2", "", "True", "1"] * 3), "0.05", "0.011", "False", "1"]
+    )
+    chance = ",".join(["chance", "Chance", *(["0.0625", "", "", ""] * 4)])
     (folder / "summary.csv").write_text(f"{header}\n{reference}\n{chance}\n")
 
 

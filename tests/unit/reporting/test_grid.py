@@ -6,18 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.grid import Grid, read_grid
-from tests.results_tree import SIGNALS, TEST
+from tests.results_tree import SIGNALS, TEST, MadeSet, write_tree
+from tests.unit.reporting.conftest import HOLE
 
 METHODS = tuple(SIGNALS)
 
 
 @pytest.fixture
 def copy(results: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(results, tmp_path / "copy", ignore=shutil.ignore_patterns("*.safetensors")))
+    return Path(shutil.copytree(results, tmp_path / "copy", ignore=shutil.ignore_patterns("extract_features")))
 
 
 def _edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -80,3 +82,54 @@ def test_json_of_another_form_is_torn(copy: Path) -> None:
     (copy / "eval_probe" / "ncu" / "seed0" / "scores.json").write_text("[1, 2]")
     with pytest.raises(PipelineError, match=r"torn: .*it does not map data sets to scores"):
         read_grid(copy, METHODS, (0,))
+
+
+def test_another_evaluator_is_not_put_in_one_table(copy: Path) -> None:
+    path = copy / "eval_probe" / "continued" / "seed0" / "scores.json"
+    _edit(path, lambda scores: scores.update(evaluator="0"))
+    with pytest.raises(PipelineError, match=r"other data: .*/continued/seed0/.*/evaluator = '0'"):
+        read_grid(copy, METHODS, (0,))
+
+
+def test_outcomes_on_other_pictures_are_refused(copy: Path) -> None:
+    path = copy / "eval_zeroshot" / "ncu" / "seed0" / "predictions.parquet"
+    frame = pd.read_parquet(path)
+    frame.assign(row=frame["row"] + 1).to_parquet(path)
+    with pytest.raises(PipelineError, match=r"other data: .*/ncu/seed0/predictions\.parquet has other rows of opencl"):
+        read_grid(copy, METHODS, (0,))
+
+
+def test_a_set_that_no_checkpoint_has_is_a_named_hole(paper_grid: Grid) -> None:
+    assert "cars" not in paper_grid.datasets("eval_zeroshot")
+    assert paper_grid.holes("eval_zeroshot") == {"cars": HOLE}
+    assert paper_grid.datasets("eval_retrieval") == ("mscoco", "mscoco_60_folds")
+    assert paper_grid.own_datasets("eval_retrieval") == ("mscoco",)
+
+
+def test_a_set_that_one_checkpoint_lacks_is_refused(copy: Path) -> None:
+    path = copy / "eval_zeroshot" / "ncu" / "seed0" / "scores.json"
+    path.write_text(json.dumps({"openclipart": {"hole": "the file is gone"}}))
+    path = copy / "eval_probe" / "ncu" / "seed0" / "scores.json"
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps({**scores, "cars": {"hole": "nobody has it"}}))
+    with pytest.raises(PipelineError) as error:
+        read_grid(copy, METHODS, (0,))
+    message = str(error.value)
+    assert "ncu/seed0/scores.json has no scores of openclipart: a hole here (the file is gone), and others" in message
+    assert message.count("has no scores of cars: other cells name it as a hole") == len(METHODS)
+
+
+def test_a_grid_of_holes_alone_has_no_data_sets(tmp_path: Path) -> None:
+    hole = MadeSet("cars", tasks=("classification",), hole="gone")
+    photos = MadeSet("mscoco", "recall", ("retrieval",))
+    write_tree(tmp_path, {"ncu": 0.3}, datasets=(hole, photos), histories=False)
+    grid = read_grid(tmp_path, ("ncu",), (0,))
+    assert grid.datasets("eval_zeroshot") == ()
+    assert grid.holes("eval_zeroshot") == {"cars": "gone"}
+    assert grid.datasets("eval_retrieval") == ("mscoco",)
+
+
+def test_whole_numbers_of_outcomes_are_small(grid: Grid) -> None:
+    (frame,) = grid.outcomes("eval_zeroshot", "ncu", "openclipart")
+    assert set(map(str, frame.dtypes)) == {"int32"}
+    assert list(frame.columns) == ["row", "label", "prediction", "rank"]

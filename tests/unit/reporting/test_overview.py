@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.reporting.overview import forget_text, overview, time_text
+from pipeline_steps.reporting.overview import forget_text, holes_text, overview, summary_text, time_text
 
 HEADER = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
 
@@ -48,6 +48,29 @@ def test_the_forget_set_is_set_against_the_base_rate(tmp_path: Path) -> None:
         "15.0% of all shuffled pairs were picked; AUROC 0.600"
     )
     assert forget_text(tmp_path / "nowhere.csv") == ""
+
+
+def test_a_column_that_needs_a_missing_set_has_dashes_and_the_number_of_sets() -> None:
+    reference = {
+        "method": "reference", "title": "CLIP", "zero_shot_top1/sets": "16", "zero_shot_top1/needs": "cars",
+        "zero_shot_top1@small/mean": "0.25", "zero_shot_top1@small/above_chance": "True",
+        "zero_shot_top1@small/sets": "3",
+    }  # fmt: skip
+    chance = {"method": "chance", "title": "Chance", "zero_shot_top1/sets": "", "zero_shot_top1@small/mean": "0.1"}
+    lines = summary_text([reference, chance]).splitlines()
+    assert "(16 sets)" in lines[2]
+    assert "(small, 3 sets)" in lines[2]
+    assert next(line for line in lines if line.startswith("CLIP")).split() == ["CLIP", "—", "25.0"]
+    assert next(line for line in lines if line.startswith("Chance")).split() == ["Chance", "—", "10.0"]
+
+
+def test_missing_sets_have_a_line_each_and_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "holes.csv"
+    path.write_text("dataset,hole\ncars,the link is dead\nsun397,not here\n")
+    lines = holes_text(path).splitlines()
+    assert lines[:2] == ["cars: the link is dead", "sun397: not here"]
+    assert "make_tables.averages" in " ".join(lines[2:])
+    assert holes_text(tmp_path / "nowhere.csv") == ""
 
 
 def test_without_tables_the_remedy_is_named(tmp_path: Path) -> None:

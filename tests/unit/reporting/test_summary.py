@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.grid import Grid
+from pipeline_steps.reporting.measured import Bootstrap, Measured, measure_grid
 from pipeline_steps.reporting.names import HEADLINES
-from pipeline_steps.reporting.statistics import Bootstrap, Interval
-from pipeline_steps.reporting.summary import Difference, Summary, control_sentences, points, summarise, summary_frame
+from pipeline_steps.reporting.summary import Summary, control_sentences, points, summarise, summary_frame
+from tests.unit.reporting.conftest import HOLE
 
 
 def test_cells_hold_the_scores_and_their_differences(grid: Grid, summary: Summary) -> None:
@@ -16,9 +20,9 @@ def test_cells_hold_the_scores_and_their_differences(grid: Grid, summary: Summar
         }
         for method, value in values.items():
             cell = summary.cells[method, headline.key]
-            assert cell.mean == pytest.approx(value)
-            assert cell.std is None
-            assert cell.interval.low <= value <= cell.interval.high
+            assert cell.score.mean == pytest.approx(value)
+            assert cell.score.std is None
+            assert cell.score.interval.low <= value <= cell.score.interval.high
             if method != "continued":
                 assert cell.to_control is not None
                 assert cell.to_control.estimate == pytest.approx(value - values["continued"])
@@ -26,20 +30,56 @@ def test_cells_hold_the_scores_and_their_differences(grid: Grid, summary: Summar
         assert summary.cells["reference", headline.key].to_reference is None
 
 
-def test_several_seeds_and_data_sets_are_averaged(wide_grid: Grid, bootstrap: Bootstrap) -> None:
-    cell = summarise(wide_grid, bootstrap).cells["ncu", "mean_recall"]
-    per_set = [wide_grid.values("eval_retrieval", "ncu", name, "mean_recall") for name in ("openclipart", "second")]
+def test_several_seeds_and_data_sets_are_averaged(wide_measured: Measured) -> None:
+    summary = summarise(wide_measured)
+    cell = summary.cells["ncu", "mean_recall"]
+    sets = ("openclipart", "second")
+    per_set = [wide_measured.grid.values("eval_retrieval", "ncu", name, "mean_recall") for name in sets]
     per_seed = np.mean(per_set, axis=0)
-    assert cell.mean == pytest.approx(per_seed.mean())
-    assert cell.std == pytest.approx(per_seed.std(ddof=1))
+    assert cell.score.mean == pytest.approx(per_seed.mean())
+    assert cell.score.std == pytest.approx(per_seed.std(ddof=1))
+    assert cell.column.title == "Mean recall (2 sets)"
+    frame = summary_frame(summary).set_index("method")
+    assert frame.loc["ncu", "mean_recall/seed_low"] == cell.score.over_seeds[0]  # type: ignore[index]
+    assert frame.loc["ncu", "mean_recall/minus_control_seed_high"] == cell.to_control.over_seeds[1]  # type: ignore
 
 
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [((0.01, 0.02), "ahead of"), ((-0.02, -0.01), "behind"), ((-0.01, 0.02), "indistinguishable from")],
-)
-def test_a_verdict_follows_the_interval(interval: tuple[float, float], verdict: str) -> None:
-    assert Difference(0.0, Interval(*interval)).verdict == verdict
+def test_a_mean_over_a_missing_set_is_not_given(paper_measured: Measured) -> None:
+    summary = summarise(paper_measured)
+    frame = summary_frame(summary).set_index("method")
+    assert summary.holes == {"cars": HOLE}
+    assert summary.given("zero_shot_top1") is None
+    assert ("ncu", "zero_shot_top1") not in summary.cells
+    assert "zero_shot_top1/mean" not in frame
+    assert frame.loc["ncu", "zero_shot_top1/needs"] == "cars"
+    assert frame.loc["ncu", "zero_shot_top1/sets"] == 5
+    assert [column.key for column in summary.columns if not column.needs][-1:] == ["mean_recall"]
+
+
+def test_the_mean_over_folds_is_not_counted_twice(paper_measured: Measured) -> None:
+    summary = summarise(paper_measured)
+    column = summary.given("mean_recall")
+    assert column is not None
+    assert column.datasets == ("mscoco",)
+
+
+def test_an_average_by_name_is_given_with_its_number_of_sets(paper_measured: Measured) -> None:
+    summary = summarise(paper_measured, {"two": ("cifar10", "pets"), "three": ("cifar10", "pets", "cars")})
+    column = summary.given("zero_shot_top1")
+    assert column is not None
+    assert column.key == "zero_shot_top1@two"
+    assert column.title == "Zero-shot top-1 (two, 2 sets)"
+    values = [paper_measured.grid.values("eval_zeroshot", "ncu", name, "top1")[0] for name in ("cifar10", "pets")]
+    assert summary.cells["ncu", column.key].score.mean == pytest.approx(np.mean(values))
+    three = next(one for one in summary.columns if one.key == "zero_shot_top1@three")
+    assert three.needs == ("cars",)
+    assert three.title == "Zero-shot top-1 (three, 3 sets)"
+    assert {column.average for column in summary.columns if column.headline.stage == "eval_retrieval"} == {None}
+
+
+def test_an_average_over_a_set_that_is_not_evaluated_is_refused(paper_measured: Measured) -> None:
+    with pytest.raises(PipelineError, match=r"not evaluate \(all: stl10\); evaluated are cars, cifar10, .*_60_folds"):
+        summarise(paper_measured, {"all": ("cifar10", "stl10")})
 
 
 def test_the_frame_has_a_row_per_method_and_one_of_chance(summary: Summary) -> None:
@@ -60,7 +100,7 @@ def test_words_say_who_beats_the_control_and_where_not(summary: Summary) -> None
     assert cell.to_control.verdict == "behind"
     assert sentences[0].startswith("**Gradient ascent does not beat the equal-compute control** on: ")
     assert f"mean recall ({points(cell.to_control)})" in sentences[0]
-    failed = [score for score in summary.row("ncu") if score.to_control and score.to_control.interval.low <= 0]
+    failed = [cell for cell in summary.row("ncu") if cell.to_control and cell.to_control.interval.low <= 0]
     assert ("does not beat" in sentences[1]) == bool(failed)
     assert sentences[1].count("[") == len(failed)
 
@@ -73,10 +113,11 @@ def test_without_the_control_words_say_that_nothing_was_compared(results_without
 
 @pytest.fixture
 def results_without_control(grid: Grid) -> Summary:
-    return summarise(Grid(("reference", "ncu"), grid.seeds, grid.cells), Bootstrap(20, 0.95, 0))
+    return summarise(measure_grid(Grid(("reference", "ncu"), grid.seeds, grid.cells), Bootstrap(20, 0.95, 0)))
 
 
-def test_a_score_whose_interval_reaches_chance_is_marked(summary: Summary) -> None:
-    cell = summary.cells["ncu", "mean_recall"]
-    assert cell.above_chance
-    assert not cell.__class__(**{**cell.__dict__, "chance": cell.interval.low}).above_chance
+def test_measures_without_numbers_are_not_counted(paper_measured: Measured, summary: Summary) -> None:
+    sentences = list(control_sentences(summarise(paper_measured)))
+    assert not any("zero-shot" in sentence for sentence in sentences)
+    nothing = dataclasses.replace(summary, cells={}, columns=())
+    assert list(control_sentences(nothing)) == []

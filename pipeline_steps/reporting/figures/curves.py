@@ -6,9 +6,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline_steps.reporting.figures.style import method_colour, styled
 from pipeline_steps.reporting.history import FORGET_SET
 from pipeline_steps.reporting.names import title_of
-from pipeline_steps.reporting.plots import method_colour, styled
 
 _TERM_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2")
 _TERM_LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))

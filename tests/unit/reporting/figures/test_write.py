@@ -8,32 +8,38 @@ import pytest
 from PIL import Image
 
 from pipeline_steps.core.methods import METHODS as TABLE
-from pipeline_steps.evaluation.feature_file import FeatureFile
+from pipeline_steps.evaluation.features.index import Features
 from pipeline_steps.evaluation.similarity import validation_similarities
-from pipeline_steps.reporting.figures import write_figures
+from pipeline_steps.reporting.figures.similarity import histogram_frame, similarity_figure
+from pipeline_steps.reporting.figures.style import method_colour, method_hatch
+from pipeline_steps.reporting.figures.write import write_figures
 from pipeline_steps.reporting.grid import Grid
 from pipeline_steps.reporting.history import read_histories
-from pipeline_steps.reporting.plots import histogram_frame, method_colour
-from pipeline_steps.reporting.statistics import Bootstrap
+from pipeline_steps.reporting.measured import Measured
 from tests.results_tree import SIGNALS, VALIDATION
 
-FIGURES = ("recall_by_method", "similarity_histograms", "loss_curves", "forget_set")
+FIGURES = ("recall_by_method", "fig5_similarity", "loss_curves", "forget_set")
 
 
 def _similarities(results: Path, grid: Grid) -> dict[str, pd.DataFrame]:
     folder = results / "extract_features"
     return {
-        method: validation_similarities(FeatureFile(folder / method / "seed0" / "features.safetensors"))
+        method: validation_similarities(Features(folder / method / "seed0" / "features.json"))
         for method in grid.methods
     }
 
 
 @pytest.fixture(scope="module")
-def figures(results: Path, grid: Grid, bootstrap: Bootstrap, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def figures(results: Path, measured: Measured, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("figures")
-    history = read_histories(results, tuple(SIGNALS), (0,))
-    write_figures(folder, grid, bootstrap, similarities=_similarities(results, grid), history=history)
+    _write(folder, results, measured, results)
     return folder
+
+
+def _write(folder: Path, results: Path, measured: Measured, histories: Path) -> None:
+    history = read_histories(histories, tuple(SIGNALS), (0,))
+    similarities = _similarities(results, measured.grid)
+    write_figures(folder, measured, zero_shot=(), pairs={}, similarities=similarities, history=history)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -61,7 +67,7 @@ def test_recall_data_are_the_scores_with_intervals_around_them(figures: Path, gr
 
 
 def test_histograms_count_every_pair_once(figures: Path, results: Path, grid: Grid) -> None:
-    frame = pd.read_csv(figures / "similarity_histograms.csv")
+    frame = pd.read_csv(figures / "fig5_similarity.csv")
     shares = frame.groupby(["method", "pairs"])["share"].sum()
     assert len(shares) == 3 * len(grid.methods)
     assert shares.to_numpy() == pytest.approx(1)
@@ -77,20 +83,23 @@ def test_equal_similarities_still_give_a_histogram() -> None:
     assert histogram_frame({"reference": same})["share"].sum() == pytest.approx(3)
 
 
-def test_the_same_results_give_the_same_files(
-    figures: Path, results: Path, grid: Grid, bootstrap: Bootstrap, tmp_path: Path
-) -> None:
-    history = read_histories(results, tuple(SIGNALS), (0,))
-    write_figures(tmp_path, grid, bootstrap, similarities=_similarities(results, grid), history=history)
+def test_the_same_results_give_the_same_files(figures: Path, results: Path, measured: Measured, tmp_path: Path) -> None:
+    _write(tmp_path, results, measured, results)
     assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in figures.iterdir())
 
 
-def test_curves_are_left_out_where_there_are_none(
-    results: Path, grid: Grid, bootstrap: Bootstrap, tmp_path: Path
-) -> None:
-    nothing = read_histories(tmp_path / "nowhere", tuple(SIGNALS), (0,))
-    write_figures(tmp_path, grid, bootstrap, similarities=_similarities(results, grid), history=nothing)
-    assert {path.stem for path in tmp_path.iterdir()} == {"recall_by_method", "similarity_histograms"}
+def test_curves_are_left_out_where_there_are_none(results: Path, measured: Measured, tmp_path: Path) -> None:
+    _write(tmp_path, results, measured, tmp_path / "nowhere")
+    assert {path.stem for path in tmp_path.iterdir()} == {"recall_by_method", "fig5_similarity"}
+
+
+def test_many_methods_stand_in_two_columns(results: Path, grid: Grid) -> None:
+    of_one = _similarities(results, grid)["ncu"]
+    few, many = (similarity_figure(histogram_frame(dict.fromkeys(list(TABLE)[:count], of_one))) for count in (4, 9))
+    assert len({axis.get_position().x0 for axis in few.axes}) == 1
+    assert len(many.axes) == 9
+    assert [axis.get_title(loc="left").split(":")[0] for axis in many.axes].count("before") == 1
+    assert many.get_size_inches()[1] < 9
 
 
 def test_methods_next_to_each_other_in_the_table_have_colours_of_their_own() -> None:
@@ -98,3 +107,8 @@ def test_methods_next_to_each_other_in_the_table_have_colours_of_their_own() -> 
     assert "ncu" in methods[:7]
     for start in range(len(methods) - 6):
         assert len({method_colour(method) for method in methods[start : start + 7]}) == 7
+
+
+def test_no_two_methods_look_the_same_in_bars() -> None:
+    assert len({(method_colour(method), method_hatch(method)) for method in TABLE}) == len(TABLE)
+    assert method_hatch("reference") == method_hatch("ncu") == ""
