@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
-from threadpoolctl import threadpool_limits
+import torch
 
 from pipeline_steps.core.schema import EvalProbeConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.feature_file import FeatureFile
+from pipeline_steps.evaluation.features.index import Features
 from pipeline_steps.evaluation.linear_probe import evaluate_probe
-from pipeline_steps.evaluation.scores import mlflow_names
+from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
 
 
 def run(context: StepContext) -> None:
-    """Write scores and predictions, log the scores, and warn of a probe that did not converge."""
+    """Write scores and predictions, log the scores, and warn of holes and of a probe that did not converge."""
     settings = context.section("eval_probe", EvalProbeConfig)
-    with threadpool_limits(context.threads or None):
-        evaluation = evaluate_probe(FeatureFile(context.paths["features"]), settings, seed=context.seed)
+    if context.threads:
+        torch.set_num_threads(context.threads)
+    evaluation = evaluate_probe(Features(context.paths["features"]), settings, seed=context.seed)
     evaluation.write(context.paths["scores"], context.paths["predictions"])
-    context.run.log_scores(mlflow_names("linear_probe", evaluation.scores))
+    scored = without_holes(evaluation.scores)
+    context.run.log_scores(mlflow_names("linear_probe", scored))
     context.run.log_file(context.paths["scores"])
-    for dataset, scores in evaluation.scores.items():
+    for dataset, line in holes_of(evaluation.scores).items():
+        context.log.warning("%s has no score: %s", dataset, line)
+    for dataset, scores in scored.items():
         accuracy, inverse_l2 = 100 * float(scores["accuracy"]), scores["inverse_l2"]
         context.log.info("%s: probe accuracy %.1f%% with inverse_l2 %s", dataset, accuracy, inverse_l2)
-        if not scores["converged"]:
-            context.log.warning(
-                "%s: L-BFGS stopped before it converged (inverse_l2 = %s, %d iterations). Raise "
-                "eval_probe.max_iterations, or take the largest values out of eval_probe.inverse_l2.",
-                dataset, inverse_l2, settings.max_iterations,
+        if not scores["converged"] or scores["sweep_unconverged"]:
+            context.log.log(
+                logging.INFO if scores["converged"] else logging.WARNING,
+                "%s: L-BFGS stopped before it converged, after %d iterations: %s of the fits that choose the "
+                "strength, and the final one (inverse_l2 = %s) %s. Raise eval_probe.max_iterations, or lower "
+                "eval_probe.inverse_l2.highest.",
+                dataset, settings.max_iterations, scores["sweep_unconverged"], inverse_l2,
+                "did converge" if scores["converged"] else "did not",
             )  # fmt: skip
 
 
@@ -36,10 +44,10 @@ STEP = Step(
     name="eval_probe",
     summary="Accuracy of a linear probe (logistic regression by L-BFGS).",
     sections=("eval_probe",),
-    inputs={"features": "features.safetensors of extract_features"},
+    inputs={"features": "features.json of extract_features"},
     outputs={
         "scores": "JSON: data set to measures, fractions in [0, 1]",
-        "predictions": "parquet: dataset, row, label, prediction",
+        "predictions": "parquet: dataset, row, label, prediction, rank of the true class",
     },
     run=run,
 )

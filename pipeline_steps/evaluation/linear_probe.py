@@ -1,117 +1,145 @@
-"""Linear probe: multinomial logistic regression by L-BFGS on frozen image embeddings (CLIP paper, appendix A.3)."""
+"""Linear probe: multinomial logistic regression on frozen image features (CLIP paper, appendix A.3)."""
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from tqdm.auto import tqdm
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import EvalProbeConfig
-from pipeline_steps.evaluation.feature_file import FeatureFile, Floats, Integers
-from pipeline_steps.evaluation.scores import Evaluation, Score
+from pipeline_steps.evaluation.features.index import Features, Integers
+from pipeline_steps.evaluation.labelled_rows import LabelledRows, Part
+from pipeline_steps.evaluation.scores import Evaluation, Score, evaluation_of
+from pipeline_steps.evaluation.softmax_regression import SoftmaxRegression, Solution
+from pipeline_steps.evaluation.strength_sweep import Sweep, choose_strength, predict
 from pipeline_steps.evaluation.zero_shot import mean_per_class
+from pipeline_steps.models.clip import best_device
 
-GRADIENT_TOLERANCE = 1e-6
+COLUMNS = ("dataset", "row", "label", "prediction", "rank")
+TASK = "classification"
+TAPS = {"projected": "image", "penultimate": "penultimate"}
 
 
 class Probe(NamedTuple):
-    """A fitted probe; `converged` is false when L-BFGS stopped at its last iteration."""
+    """A probe fitted on everything but test; `sweep` is None where there was one strength, `validation` says on what
+    it was chosen.
+    """
 
-    model: LogisticRegression
-    converged: bool
+    solution: Solution
+    sweep: Sweep | None
+    validation: str
 
 
-def evaluate_probe(features: FeatureFile, settings: EvalProbeConfig, *, seed: int) -> Evaluation:
-    """Fit on the labelled training pictures of every data set that has them, score on its test pictures.
+def evaluate_probe(features: Features, settings: EvalProbeConfig, *, seed: int) -> Evaluation:
+    """Choose, fit and score a probe for every data set that has labelled training pictures.
 
-    The L2 strength is chosen on a share of the training split, never on test; then the probe is fitted on all of the
-    training split. Scores are fractions in [0, 1]; the chance level of `accuracy` is that of always answering the
-    largest training class. Outcomes: dataset, row, label, prediction.
+    Scores are fractions in [0, 1]; the chance levels of `accuracy` and `top5` are those of always answering the
+    largest training classes. `sweep` has the validation accuracy of every strength tried. Outcomes: dataset, row,
+    label, prediction, rank of the true class. Holes: sets without test or training pictures.
     """
     scores, outcomes = {}, []
-    for dataset in features.datasets_with("train/image"):
-        train, train_label, _ = features.labelled(dataset, "train")
-        test, label, row = features.labelled(dataset, "test")
-        inverse_l2 = choose_inverse_l2(train, train_label, settings, seed=seed, title=f"probe {dataset}")
-        probe = fit_probe(train, train_label, inverse_l2, settings.max_iterations)
-        prediction = probe.model.predict(test.astype(np.float64))
-        scores[dataset] = _scores(train_label, label, prediction) | {
-            "inverse_l2": inverse_l2,
-            "converged": probe.converged,
-            "label_hash": features.label_hash(dataset),
-            "split": "test",
-        }
-        columns = {"row": row, "label": label, "prediction": prediction}
+    for dataset in features.datasets_with("train/label"):
+        probe = fit_probe(features, dataset, settings, seed=seed)
+        label = features.labels(dataset, "test")
+        prediction, rank = predict(probe.solution, _rows([_part(features, dataset, "test", settings)], settings))
+        row = np.flatnonzero(label >= 0)
+        scores[dataset] = features.facts(dataset, "test") | _measures(
+            _training_labels(features, dataset), label[row], prediction, rank
+        )
+        scores[dataset] |= _facts(probe, settings)
+        columns = {"row": row, "label": label[row], "prediction": prediction, "rank": rank}
         outcomes.append(pd.DataFrame({"dataset": dataset, **columns}))
-    return Evaluation(scores, pd.concat(outcomes, ignore_index=True))
+    return evaluation_of(scores, outcomes, COLUMNS, features.holes(TASK, "train"))
 
 
-def fit_probe(image: Floats, label: Integers, inverse_l2: float, max_iterations: int) -> Probe:
-    """Minimise inverse_l2 * sum of cross-entropies (nats) + half the squared weights, in float64; the bias is free.
+def fit_probe(features: Features, dataset: str, settings: EvalProbeConfig, *, seed: int) -> Probe:
+    """The probe of one data set: its strength chosen on the validation split, fitted on train and validation.
 
-    `image` (n, d), `label` (n,) with at least two classes.
+    Where the set has no validation split, a seeded, stratified share of train stands for it. Test takes no part.
+    Raises PipelineError when train has fewer than two classes, or its share fewer pictures than classes.
     """
-    model = LogisticRegression(C=inverse_l2, solver="lbfgs", tol=GRADIENT_TOLERANCE, max_iter=max_iterations)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", ConvergenceWarning)
-        model.fit(image.astype(np.float64), label)
-    return Probe(model, not any(issubclass(warning.category, ConvergenceWarning) for warning in caught))
+    whole = [_part(features, dataset, split, settings) for split in _training_splits(features, dataset)]
+    sweep, validation, strengths = None, "none: one strength", settings.inverse_l2
+    if strengths.count > 1:
+        if len(whole) == 2:
+            validation = str(features.facts(dataset, "validation")["split"])
+            fitted, held_out = whole
+        else:
+            validation = f"{settings.validation_fraction:g} of train"
+            fitted, held_out = divided(whole[0], settings.validation_fraction, seed)
+        sweep = choose_strength(
+            _rows([fitted], settings), _rows([held_out], settings), strengths, settings.max_iterations,
+            title=f"probe {dataset}",
+        )  # fmt: skip
+    inverse_l2, start = (strengths.lowest, None) if sweep is None else (sweep.chosen.inverse_l2, sweep.chosen)
+    solution = SoftmaxRegression(_rows(whole, settings)).fit(inverse_l2, settings.max_iterations, start)
+    return Probe(solution, sweep, validation)
 
 
-def choose_inverse_l2(
-    image: Floats, label: Integers, settings: EvalProbeConfig, *, seed: int, title: str = "probe"
-) -> float:
-    """The candidate with the highest accuracy on a seeded, stratified share of the training split.
+def divided(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
+    """The part without, and with nothing but, a stratified share of its labelled rows.
 
-    Of equal candidates the smallest, that is the strongest regularisation, wins. Raises PipelineError when the split
-    has fewer than two classes or its validation share fewer pictures than classes.
+    A class with one row stays in the first.
     """
-    fit_rows, held_out = _split(label, settings.validation_fraction, seed)
-    candidates = sorted(settings.inverse_l2)
-    accuracies = []
-    for candidate in tqdm(candidates, desc=title, unit="fit", mininterval=5.0):
-        probe = fit_probe(image[fit_rows], label[fit_rows], candidate, settings.max_iterations)
-        accuracies.append(probe.model.score(image[held_out].astype(np.float64), label[held_out]))
-    return float(candidates[int(np.argmax(accuracies))])
-
-
-def _split(label: Integers, validation_fraction: float, seed: int) -> tuple[Integers, Integers]:
-    classes, counts = np.unique(label, return_counts=True)
-    if len(classes) < 2:
-        raise PipelineError(
-            f"the probe's training split holds {len(classes)} class and at least two are needed; "
-            "choose another data set in extract_features.datasets."
-        )
-    alone = np.isin(label, classes[counts == 1])
-    shared = np.flatnonzero(~alone)
+    used = np.flatnonzero(part.label >= 0)
+    classes, counts = np.unique(part.label[used], return_counts=True)
+    shared = used[~np.isin(part.label[used], classes[counts == 1])]
     try:
-        fit_rows, held_out = train_test_split(
-            shared, test_size=validation_fraction, random_state=seed, stratify=label[shared]
-        )
+        _, held_out = train_test_split(shared, test_size=fraction, random_state=seed, stratify=part.label[shared])
     except ValueError as error:
         raise PipelineError(
-            f"{len(shared)} training pictures of {len(classes)} classes cannot be split with "
-            f"eval_probe.validation_fraction = {validation_fraction} ({error}). Use a fraction that leaves each side "
-            "at least one picture per class."
+            f"{len(shared)} training pictures of {len(classes)} classes in {part.matrix.name} cannot be split with "
+            f"eval_probe.validation_fraction = {fraction} ({error}). Use a fraction that leaves each side at least "
+            "one picture per class."
         ) from error
-    return np.concatenate([fit_rows, np.flatnonzero(alone)]), held_out
+    is_held_out = np.zeros(len(part.label), dtype=bool)
+    is_held_out[held_out] = True
+    left, right = (np.where(rows, part.label, -1) for rows in (~is_held_out, is_held_out))
+    return Part(part.matrix, left), Part(part.matrix, right)
 
 
-def _scores(train_label: Integers, label: Integers, prediction: Integers) -> dict[str, Score]:
-    values, counts = np.unique(train_label, return_counts=True)
+def _training_splits(features: Features, dataset: str) -> list[str]:
+    return ["train", "validation"] if features.has(f"{dataset}/validation/image") else ["train"]
+
+
+def _training_labels(features: Features, dataset: str) -> Integers:
+    label = np.concatenate([features.labels(dataset, split) for split in _training_splits(features, dataset)])
+    return label[label >= 0]
+
+
+def _part(features: Features, dataset: str, split: str, settings: EvalProbeConfig) -> Part:
+    return Part(features.raw(f"{dataset}/{split}/{TAPS[settings.tap]}"), features.labels(dataset, split))
+
+
+def _rows(parts: list[Part], settings: EvalProbeConfig) -> LabelledRows:
+    return LabelledRows(parts, normalize=settings.normalize, device=best_device())
+
+
+def _facts(probe: Probe, settings: EvalProbeConfig) -> dict[str, Score]:
+    accuracy = probe.sweep.accuracy if probe.sweep else {}
     return {
-        "accuracy": float(np.mean(prediction == label)),
-        "chance_accuracy": float(np.mean(label == values[int(np.argmax(counts))])),
-        "mean_per_class": mean_per_class(label, prediction),
-        "chance_mean_per_class": 1 / len(np.unique(label)),
-        "classes": len(values),
-        "n_train": len(train_label),
-        "n": len(label),
+        "inverse_l2": probe.solution.inverse_l2,
+        "validation": probe.validation,
+        "sweep": ", ".join(f"{inverse_l2:g}: {value:.4f}" for inverse_l2, value in accuracy.items()),
+        "sweep_unconverged": len(probe.sweep.unconverged) if probe.sweep else 0,
+        "converged": probe.solution.converged,
+        "iterations": probe.solution.iterations,
+        "tap": settings.tap,
+        "normalize": settings.normalize,
     }
+
+
+def _measures(train: Integers, label: Integers, prediction: Integers, rank: Integers) -> dict[str, Score]:
+    values, counts = np.unique(train, return_counts=True)
+    by_size = values[np.argsort(-counts, kind="stable")]
+    scores: dict[str, Score] = {"n": len(label), "n_train": len(train), "classes": len(values)}
+    for name, k in (("accuracy", 1), ("top5", 5)):
+        if k == 1 or len(values) > k:
+            scores[name] = float(np.mean(rank <= k)) if k > 1 else float(np.mean(prediction == label))
+            scores[f"chance_{name}"] = float(np.mean(np.isin(label, by_size[:k])))
+    scores["mean_per_class"] = mean_per_class(label, prediction)
+    scores["chance_mean_per_class"] = 1 / len(np.unique(label))
+    return scores

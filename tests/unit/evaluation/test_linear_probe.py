@@ -1,101 +1,161 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from threadpoolctl import threadpool_limits
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.schema import EvalProbeConfig
-from pipeline_steps.evaluation.feature_file import FeatureFile
-from pipeline_steps.evaluation.linear_probe import choose_inverse_l2, evaluate_probe, fit_probe
+from pipeline_steps.core.schema import StrengthsConfig
+from pipeline_steps.evaluation.features.index import Features, SetFacts, SplitFacts
+from pipeline_steps.evaluation.labelled_rows import ArrayMatrix, Part
+from pipeline_steps.evaluation.linear_probe import divided, evaluate_probe, fit_probe
+from pipeline_steps.evaluation.scores import EVALUATOR_VERSION, measures
+from tests.feature_tree import write_index
 from tests.oracles import probe as oracle
 from tests.oracles import ranking as plain
-from tests.results_tree import CLASSES, PROBE, unit, write_features
+from tests.real_features import bundled_pictures
+from tests.results_tree import CLASSES, PROBE, MadeSet, write_features
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    with threadpool_limits(1):
-        yield
+ONE_STRENGTH = replace(PROBE, inverse_l2=StrengthsConfig(lowest=3.0, highest=3.0, per_decade=1, start=1))
+SIZES = {"train": 500, "validation": 200, "test": 300}
 
 
 @pytest.fixture
-def features(tmp_path: Path) -> FeatureFile:
-    write_features(tmp_path / "f.safetensors", signal=0.5)
-    return FeatureFile(tmp_path / "f.safetensors")
+def features(tmp_path: Path) -> Features:
+    write_features(tmp_path / "features.json", signal=0.5)
+    return Features(tmp_path / "features.json")
 
 
-def _clusters(count: int, classes: int, width: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(3)
-    label = np.arange(count) % classes
-    return unit(random.normal(size=(classes, width))[label] + random.normal(size=(count, width))), label
+def clipart(
+    folder: Path, splits: tuple[str, ...] = ("train", "validation", "test"), **labels: np.ndarray
+) -> tuple[Features, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Bundled pictures as a set with these splits, its images and labels; some labels given instead."""
+    image, label = bundled_pictures(24, 1000)
+    ends = np.cumsum([SIZES[split] for split in SIZES])
+    images = dict(zip(SIZES, np.split(image, ends)[:3], strict=True))
+    own = dict(zip(SIZES, np.split(label, ends)[:3], strict=True)) | labels
+    tensors = {}
+    for split in splits:
+        tensors[f"clipart/{split}/image"] = images[split]
+        tensors[f"clipart/{split}/penultimate"] = images[split][:, :9] + 1
+        tensors[f"clipart/{split}/label"] = own[split]
+    facts = SetFacts(
+        title="Clip art", tasks=("classification",), metric="accuracy", source="test", evaluator=EVALUATOR_VERSION,
+        classes=tuple("abcdefgh"),
+        splits={split: SplitFacts(f"{split} of it", SIZES[split], "hash") for split in splits},
+    )  # fmt: skip
+    write_index(folder / "features.json", tensors, {"clipart": facts})
+    return Features(folder / "features.json"), images, own
 
 
-@pytest.mark.parametrize("inverse_l2", [0.1, 1.0, 30.0])
-def test_the_fit_is_the_optimum_of_the_stated_objective(inverse_l2: float) -> None:
-    image, label = _clusters(60, 3)
-    probe = fit_probe(image, label, inverse_l2, 1000)
-    double = image.astype(np.float64)
-    reached = oracle.objective(probe.model.coef_, probe.model.intercept_, double, label, inverse_l2)
-    least = oracle.optimum(double, label, inverse_l2)
-    assert probe.converged
-    assert reached == pytest.approx(least, rel=1e-6)
-
-
-def test_scores_are_those_of_the_predictions(features: FeatureFile) -> None:
+def test_scores_are_those_of_the_predictions(features: Features) -> None:
     found = evaluate_probe(features, PROBE, seed=0)
     scores, outcomes = found.scores["openclipart"], found.outcomes
     predictions, label = outcomes["prediction"].tolist(), outcomes["label"].tolist()
+    assert list(outcomes.columns) == ["dataset", "row", "label", "prediction", "rank"]
     assert scores["accuracy"] == pytest.approx(np.mean(outcomes["prediction"] == outcomes["label"]))
+    assert scores["accuracy"] == pytest.approx(np.mean(outcomes["rank"] == 1))
+    assert scores["top5"] == pytest.approx(np.mean(outcomes["rank"] <= 5))
     assert scores["mean_per_class"] == pytest.approx(plain.mean_per_class(predictions, label))
     assert scores["accuracy"] > 2 * scores["chance_accuracy"]
-    assert scores["inverse_l2"] in PROBE.inverse_l2
-    assert scores["converged"] is True
+    assert set(measures(scores)) == {"accuracy", "top5", "mean_per_class"}
     assert (scores["n_train"], scores["n"], scores["classes"]) == (128, 96, CLASSES)
+    assert scores["converged"] is True
+    assert scores["sweep_unconverged"] == 0
+    assert scores["validation"] == "0.25 of train"
+    tried = dict(pair.split(": ") for pair in scores["sweep"].split(", "))
+    assert list(tried) == ["0.1", "1", "10"]
+    assert float(tried[f"{scores['inverse_l2']:g}"]) == max(map(float, tried.values()))
+    assert scores["split"] == "test"
 
 
-def test_the_test_split_takes_no_part_in_the_choice(features: FeatureFile, tmp_path: Path) -> None:
-    tensors = load_file(features.path)
-    label = tensors["openclipart/test/label"]
-    tensors["openclipart/test/label"] = np.where(label < 0, -1, (label + 1) % CLASSES)
-    metadata = {"openclipart/classes": str(list(range(CLASSES)))}
-    save_file(tensors, tmp_path / "other.safetensors", metadata=metadata)
-    many = EvalProbeConfig(inverse_l2=(0.001, 0.1, 1.0, 100.0), validation_fraction=0.25, max_iterations=500)
-    here = evaluate_probe(features, many, seed=0)
-    there = evaluate_probe(FeatureFile(tmp_path / "other.safetensors"), many, seed=0)
-    assert here.scores["openclipart"]["inverse_l2"] == there.scores["openclipart"]["inverse_l2"]
-    assert here.outcomes["prediction"].tolist() == there.outcomes["prediction"].tolist()
-    assert here.scores["openclipart"]["accuracy"] != there.scores["openclipart"]["accuracy"]
+def test_the_test_split_takes_no_part_in_the_choice(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    here, _, own = clipart(tmp_path)
+    there, _, _ = clipart(tmp_path / "other", test=(own["test"] + 1) % 8)
+    left, right = (evaluate_probe(one, PROBE, seed=0) for one in (here, there))
+    for entry in ("inverse_l2", "sweep", "iterations"):
+        assert left.scores["clipart"][entry] == right.scores["clipart"][entry]
+    assert left.outcomes["prediction"].tolist() == right.outcomes["prediction"].tolist()
+    assert left.scores["clipart"]["accuracy"] != right.scores["clipart"]["accuracy"]
 
 
-def test_the_choice_is_seeded_and_of_equals_the_strongest_regularisation_wins() -> None:
-    image = np.repeat(unit(np.eye(3)), 12, axis=0)
-    label = np.repeat(np.arange(3), 12)
-    settings = EvalProbeConfig(inverse_l2=(100.0, 1.0, 10.0), validation_fraction=0.25, max_iterations=500)
-    assert choose_inverse_l2(image, label, settings, seed=0) == 1.0
-    noisy, labels = _clusters(80, 4)
-    assert choose_inverse_l2(noisy, labels, settings, seed=7) == choose_inverse_l2(noisy, labels, settings, seed=7)
+@pytest.mark.parametrize(("tap", "normalize"), [("projected", True), ("penultimate", False)])
+def test_with_a_validation_split_the_probe_is_fitted_on_it_and_train(tmp_path: Path, tap: str, normalize: bool) -> None:
+    features, images, own = clipart(tmp_path)
+    settings = replace(PROBE, tap=tap, normalize=normalize)
+    probe = fit_probe(features, "clipart", settings, seed=0)
+    image = np.concatenate([images["train"], images["validation"]]).astype(np.float64)
+    image = image if tap == "projected" else image[:, :9] + 1
+    image = image / np.linalg.norm(image, axis=1, keepdims=True) if normalize else image
+    label = np.concatenate([own["train"], own["validation"]])
+    assert probe.validation == "validation of it"
+    assert probe.solution.objective == pytest.approx(oracle.optimum(image, label, probe.solution.inverse_l2), rel=1e-6)
+    chosen = oracle.fitted(image[:500], label[:500], probe.solution.inverse_l2)
+    assert probe.sweep is not None
+    accuracy = probe.sweep.accuracy[probe.solution.inverse_l2]
+    assert accuracy == pytest.approx(chosen.score(image[500:], label[500:]), abs=1.1 / 200)
+    scores = evaluate_probe(features, settings, seed=0).scores["clipart"]
+    assert (scores["n_train"], scores["tap"], scores["normalize"]) == (700, tap, normalize)
 
 
-def test_a_class_with_one_picture_is_fitted_and_never_held_out() -> None:
-    image, label = _clusters(61, 3)
-    label[-1] = 3
-    assert choose_inverse_l2(image, label, PROBE, seed=0) in PROBE.inverse_l2
+def test_the_choice_is_seeded(tmp_path: Path) -> None:
+    features, _, _ = clipart(tmp_path, ("train", "test"))
+    settings = replace(PROBE, inverse_l2=StrengthsConfig(lowest=1e-2, highest=1e4, per_decade=4, start=7))
+    first, again, other = (fit_probe(features, "clipart", settings, seed=seed) for seed in (7, 7, 8))
+    assert first.sweep is not None
+    assert again.sweep is not None
+    assert other.sweep is not None
+    assert first.sweep.accuracy == again.sweep.accuracy
+    assert first.sweep.accuracy != other.sweep.accuracy
 
 
-def test_a_fit_that_stops_early_says_so() -> None:
-    image, label = _clusters(60, 3)
-    assert not fit_probe(image, label, 1000.0, 2).converged
+def test_one_strength_needs_no_choice(tmp_path: Path) -> None:
+    features, _, _ = clipart(tmp_path, ("train", "test"))
+    probe = fit_probe(features, "clipart", ONE_STRENGTH, seed=0)
+    assert probe.sweep is None
+    assert probe.solution.inverse_l2 == 3.0
+    scores = evaluate_probe(features, ONE_STRENGTH, seed=0).scores["clipart"]
+    assert (scores["validation"], scores["sweep"]) == ("none: one strength", "")
 
 
-def test_splits_that_cannot_be_made_are_refused() -> None:
-    image, label = _clusters(40, 20)
-    few = EvalProbeConfig(inverse_l2=(1.0,), validation_fraction=0.1, max_iterations=10)
-    with pytest.raises(PipelineError, match=r"40 training pictures of 20 classes.*validation_fraction = 0\.1"):
-        choose_inverse_l2(image, label, few, seed=0)
+def test_a_class_absent_from_train_is_never_predicted_and_counts_as_wrong(tmp_path: Path) -> None:
+    _, _, own = clipart(tmp_path)
+    train = np.where(own["train"] == 2, -1, own["train"])
+    features, _, _ = clipart(tmp_path, ("train", "test"), train=train)
+    found = evaluate_probe(features, PROBE, seed=0)
+    assert found.scores["clipart"]["classes"] == 7
+    assert (found.outcomes["prediction"] != 2).all()
+    assert (found.outcomes.loc[found.outcomes["label"] == 2, "rank"] == 8).all()
+
+
+def test_a_share_is_stratified_and_leaves_lone_rows_and_rows_without_class() -> None:
+    label = np.array([0] * 40 + [1] * 20 + [-1] * 10 + [2])
+    fitted, held_out = divided(Part(ArrayMatrix(np.zeros((71, 2))), label), 0.25, seed=3)
+    assert np.bincount(held_out.label[held_out.label >= 0]).tolist() == [10, 5]
+    assert np.bincount(fitted.label[fitted.label >= 0]).tolist() == [30, 15, 1]
+    assert ((fitted.label >= 0) ^ (held_out.label >= 0)).tolist() == (label >= 0).tolist()
+
+
+def test_splits_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    features, _, own = clipart(tmp_path, ("train", "test"))
+    few = replace(PROBE, validation_fraction=0.01)
+    with pytest.raises(PipelineError, match=r"500 training pictures of 8 classes.*validation_fraction = 0\.01"):
+        fit_probe(features, "clipart", few, seed=0)
+    features, _, _ = clipart(tmp_path, ("train", "test"), train=np.where(own["train"] == 2, 2, -1))
     with pytest.raises(PipelineError, match="holds 1 class and at least two are needed"):
-        choose_inverse_l2(image, np.zeros(40, dtype=np.int64), few, seed=0)
+        fit_probe(features, "clipart", PROBE, seed=0)
+
+
+def test_holes_stand_beside_the_scores(tmp_path: Path) -> None:
+    missing = MadeSet("cars", hole="its page is gone")
+    write_features(tmp_path / "features.json", signal=0.5, datasets=["openclipart", missing])
+    found = evaluate_probe(Features(tmp_path / "features.json"), PROBE, seed=0)
+    assert found.scores["cars"] == {"hole": "its page is gone"}
+    assert "accuracy" in found.scores["openclipart"]
+    write_features(tmp_path / "features.json", signal=0.5, datasets=[missing])
+    alone = evaluate_probe(Features(tmp_path / "features.json"), PROBE, seed=0)
+    assert alone.scores == {"cars": {"hole": "its page is gone"}}
+    assert alone.outcomes.empty

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline_steps.evaluation.scores import Evaluation, measures, mlflow_names
+from pipeline_steps.evaluation.scores import (
+    Evaluation,
+    evaluation_of,
+    holes_of,
+    measures,
+    mlflow_names,
+    without_holes,
+)
 
 SCORES = {"clip-art": {"text_to_image_recall@5": 0.25, "chance_text_to_image_recall@5": 0.1, "n": 7, "split": "test"}}
 
@@ -27,3 +34,13 @@ def test_both_files_are_written_whole(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "deep" / "scores.json").read_text()) == SCORES
     assert pd.read_parquet(tmp_path / "deep" / "ranks.parquet").equals(outcomes)
     assert sorted(path.name for path in (tmp_path / "deep").iterdir()) == ["ranks.parquet", "scores.json"]
+
+
+def test_holes_stand_beside_scores_and_are_no_measures() -> None:
+    outcomes = pd.DataFrame({"rank": [3], "dataset": ["clip-art"], "spare": [0]})
+    found = evaluation_of(SCORES, [outcomes], ["dataset", "rank"], {"cars": "the link is dead"})
+    assert found.scores == SCORES | {"cars": {"hole": "the link is dead"}}
+    assert holes_of(found.scores) == {"cars": "the link is dead"}
+    assert without_holes(found.scores) == SCORES
+    assert mlflow_names("zero_shot", found.scores).keys() == {"zero_shot/clip-art/text_to_image_recall_at_5"}
+    assert list(found.outcomes.columns) == ["dataset", "rank"]

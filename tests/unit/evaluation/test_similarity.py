@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.evaluation.feature_file import FeatureFile
+from pipeline_steps.evaluation.features.index import Features
 from pipeline_steps.evaluation.similarity import pair_similarities, validation_similarities
+from tests.feature_tree import write_index
 from tests.oracles.ranking import inner_product
 from tests.results_tree import VALIDATION, unit, write_features
 
@@ -25,8 +25,8 @@ def test_the_three_cosines_are_those_of_plain_loops() -> None:
 
 
 def test_of_many_pairs_evenly_spaced_ones_are_taken(tmp_path: Path) -> None:
-    write_features(tmp_path / "f.safetensors", signal=0.6)
-    features = FeatureFile(tmp_path / "f.safetensors")
+    write_features(tmp_path / "f.json", signal=0.6)
+    features = Features(tmp_path / "f.json")
     every, some = validation_similarities(features), validation_similarities(features, largest_sample=10)
     assert (len(every), len(some)) == (VALIDATION, 10)
     rows = np.linspace(0, VALIDATION - 1, 10).round().astype(int)
@@ -36,6 +36,6 @@ def test_of_many_pairs_evenly_spaced_ones_are_taken(tmp_path: Path) -> None:
 
 def test_unmatched_validation_pairs_are_refused(tmp_path: Path) -> None:
     rows = unit(np.eye(3))
-    save_file({"validation/image": rows, "validation/text": rows[:2]}, tmp_path / "f.safetensors")
+    write_index(tmp_path / "f.json", {"validation/image": rows, "validation/text": rows[:2]})
     with pytest.raises(PipelineError, match="validation holds 3 pictures and 2 texts"):
-        validation_similarities(FeatureFile(tmp_path / "f.safetensors"))
+        validation_similarities(Features(tmp_path / "f.json"))
