@@ -15,6 +15,7 @@ include: "workflow/common.smk"
 wildcard_constraints:
     method="|".join(METHODS),
     seed=r"\d+",
+    dataset=r"[\w.-]+",
 
 
 include: "workflow/rules/data.smk"

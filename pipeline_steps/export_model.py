@@ -13,12 +13,13 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_folder
 from pipeline_steps.core.schema import ModelConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.scores import CHANCE, measures
+from pipeline_steps.evaluation.scores import CHANCE, Scores, holes_of, measures, without_holes
 from pipeline_steps.models.card import CardFacts, ScoreLine, model_card
 from pipeline_steps.models.clip import ClipBundle, load_clip
 from pipeline_steps.reporting.names import measure_title, title_of
 
 EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", "retrieval": "Retrieval"}
+OWN_MEASURE = {"accuracy": ("accuracy", "top1"), "mean_per_class": ("mean_per_class",)}  # of a set's metric
 SECTIONS = (
     "download_images", "build_manifest", "model", "import_reference", "train_reference", "learn_prompt", "unlearn",
     "train_baseline",
@@ -40,6 +41,7 @@ def run(context: StepContext) -> None:
 
 
 def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
+    found = {name: _json(context.paths[name]) for name in EVALUATIONS if name in context.paths}
     return CardFacts(
         method_title=title_of(context.method),
         seed=context.seed,
@@ -48,16 +50,20 @@ def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
         settings={name: context.raw_settings[name] for name in SECTIONS},
         report=_json(context.paths["report"]) if "report" in context.paths else {},
         provenance=bundle.provenance,
-        scores=[line for name in EVALUATIONS if name in context.paths for line in _lines(name, context.paths[name])],
+        scores=[line for name, scores in found.items() for line in _lines(name, without_holes(scores))],
+        missing={name: line for scores in found.values() for name, line in holes_of(scores).items()},
     )
 
 
-def _lines(evaluation: str, path: Path) -> list[ScoreLine]:
+def _lines(evaluation: str, scores: Scores) -> list[ScoreLine]:
     return [
-        ScoreLine(EVALUATIONS[evaluation], dataset, measure_title(measure), value, float(scores[f"{CHANCE}{measure}"]))
-        for dataset, scores in _json(path).items()
-        for measure, value in sorted(measures(scores).items(), key=lambda item: _natural(item[0]))
-    ]
+        ScoreLine(
+            EVALUATIONS[evaluation], dataset, str(of_set["split"]), int(of_set["n"]), measure_title(measure), value,
+            float(of_set[f"{CHANCE}{measure}"]), measure in OWN_MEASURE.get(str(of_set["metric"]), ()),
+        )
+        for dataset, of_set in scores.items()
+        for measure, value in sorted(measures(of_set).items(), key=lambda item: _natural(item[0]))
+    ]  # fmt: skip
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,50 +1,68 @@
-"""Compute one checkpoint's embeddings of every evaluation set, once, for all evaluations."""
+"""Compute the embeddings of every evaluation set, for several checkpoints at once, into a cache that all share."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-import safetensors.numpy
 import torch
 
-from pipeline_steps.core.files import whole_file
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import ExtractFeaturesConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.datasets import dataset_row
-from pipeline_steps.evaluation.features import Encoder, dataset_features, validation_features
-from pipeline_steps.models.clip import best_device, load_clip
+from pipeline_steps.evaluation.datasets.prepared import read_prepared
+from pipeline_steps.evaluation.features.cache import FeatureCache
+from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction, index_of
+from pipeline_steps.evaluation.features.index import relative_cache
+from pipeline_steps.models.clip import best_device
 
 
 def run(context: StepContext) -> None:
-    """All sets with one loaded model, into one safetensors file."""
+    """Fill the cache with what is missing, then write an index per checkpoint."""
     settings = context.section("extract_features", ExtractFeaturesConfig)
+    checkpoints, outputs = context.several["checkpoint"], context.several["features"]
+    if len(checkpoints) != len(outputs):
+        raise PipelineError(
+            f"--checkpoint names {len(checkpoints)} and --features {len(outputs)}: give one for each, in one order"
+        )
     if context.threads:
         torch.set_num_threads(context.threads)
-    rows = {name: dataset_row(context.paths["dataset_table"], name) for name in settings.datasets}
-    bundle = load_clip(context.paths["checkpoint"])
-    encoder = Encoder(bundle, best_device(), settings.batch_size)
-    arrays = validation_features(encoder, context.paths["pairs"])
-    metadata = {"logit_scale": repr(bundle.model.logit_scale.exp().item())}
-    for name, row in rows.items():
-        found, described = dataset_features(encoder, name, row)
-        arrays |= found
-        metadata |= described
-    with whole_file(context.paths["features"]) as partial:
-        partial.write_bytes(safetensors.numpy.save(arrays, metadata))
-    context.run.log_metrics({"arrays": len(arrays)})
+    prepared = [read_prepared(folder) for folder in context.several["prepared"]]
+    cache = FeatureCache(Path(settings.cache or f"{context.section('results_dir', str)}/features"))
+    if torn := cache.remove_torn():
+        context.log.info("removed %d half-written files of killed jobs from %s", torn, cache.folder)
+    device = best_device()
+    models = [Checkpoint(folder, settings, device) for folder in checkpoints]
+    if "penultimate" in settings.taps:
+        for model in models:
+            _ = model.encoder  # a tower without that tap is refused before any work
+    extraction = Extraction(models, cache, settings, device)
+    if "pairs" in context.paths:
+        extraction.add_pairs(context.paths["pairs"])
+    for found in prepared:
+        if found.hole:
+            context.log.warning("%s is left out: %s", found.name, found.hole)
+        extraction.add_set(found)
+    for model, output in zip(models, outputs, strict=True):
+        index_of(model, prepared, relative_cache(cache.folder, output)).write(output)
+    context.run.log_metrics(extraction.counts)
+    counted = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in extraction.counts.items())
+    context.log.info("%d checkpoints: %s", len(models), counted)
 
 
 STEP = Step(
     name="extract_features",
-    summary="Compute one checkpoint's embeddings of every evaluation set.",
-    sections=("extract_features",),
+    summary="Compute the embeddings of every evaluation set, for several checkpoints at once.",
+    sections=("extract_features", "results_dir"),
     inputs={
-        "checkpoint": "folder that open_clip loads",
-        "pairs": "pairs.parquet, for its held-out split",
-        "dataset_table": "YAML with a row per evaluation set",
+        "checkpoint": "folders that open_clip loads",
+        "prepared": "folders of prepare_dataset, one per evaluation set",
+        "pairs": "optional: pairs.parquet, for its held-out split",
     },
-    outputs={"features": "safetensors with all embeddings, labels and class names"},
+    outputs={"features": "an index (JSON) per checkpoint, in their order; the embeddings themselves go into the cache"},
     run=run,
+    several=("checkpoint", "prepared", "features"),
+    reads={"prepared": ("dataset.json",)},
 )
 
 if __name__ == "__main__":

@@ -52,16 +52,41 @@ def architecture(wildcards):
     return json.dumps(json.loads(path.read_text()), sort_keys=True) if path.suffix == ".json" else ""
 
 
+@functools.cache
+def dataset_table():
+    """The rows of all evaluation sets."""
+    return read_yaml([Path(CFG.prepare_dataset.table)])
+
+
+def dataset_row(wildcards):
+    """A set's row, so that an edited one makes the set again."""
+    return json.dumps(dataset_table()[wildcards.dataset], sort_keys=True)
+
+
+def dataset_settings(wildcards):
+    """The settings of one evaluation set. Experiments share it, so they are the same in all of them."""
+    section = {"table": CFG.prepare_dataset.table, "datasets": [wildcards.dataset], "root": CFG.prepare_dataset.root}
+    return json.dumps({"experiment": "datasets", "prepare_dataset": section}, sort_keys=True)
+
+
 def dataset_files(wildcards):
-    """The files that hold the evaluation sets in use."""
-    table = read_yaml([Path(CFG.extract_features.dataset_table)])
-    return [table[name]["path"] for name in CFG.extract_features.datasets]
+    """The files on this machine that a set's row names; one that has changed or come since makes the set again."""
+    row = dataset_table()[wildcards.dataset]
+    named = {
+        Path(text.replace("{root}", CFG.prepare_dataset.root).replace("{split}", split))
+        for source in row["sources"]
+        for split in source["splits"].values()
+        for text in texts_in(source)
+    }
+    within = {path / name for path in named for name in ("labels.csv", "classes.py")}
+    return sorted(str(path) for path in named | within if path.is_file())
 
 
-def dataset_rows(wildcards):
-    """The rows of the evaluation sets in use, so that an edited class list reruns what reads it."""
-    table = read_yaml([Path(CFG.extract_features.dataset_table)])
-    return json.dumps({name: table.get(name) for name in CFG.extract_features.datasets}, sort_keys=True)
+def texts_in(value):
+    """All strings in a value of a YAML file."""
+    if isinstance(value, dict):
+        return [text for inner in value.values() for text in texts_in(inner)]
+    return [value] if isinstance(value, str) else []
 
 
 def stage_of(method):
@@ -70,9 +95,14 @@ def stage_of(method):
     return "import_reference" if imported else METHODS[method].stage
 
 
-def checkpoint_of(wildcards):
+def checkpoint_in(method, seed):
     """The checkpoint that is evaluated under a method's name."""
-    return f"{ROOT}/{stage_of(wildcards.method)}/{wildcards.method}/seed{wildcards.seed}/checkpoint"
+    return f"{ROOT}/{stage_of(method)}/{method}/seed{seed}/checkpoint"
+
+
+def checkpoint_of(wildcards):
+    """`checkpoint_in` for a rule with the wildcards of a cell."""
+    return checkpoint_in(wildcards.method, wildcards.seed)
 
 
 def first_with_prompt_of(method):
@@ -97,6 +127,17 @@ def trained_by(stage):
     return [method for method in ROWS if stage_of(method) == stage]
 
 
+def prepared_set(name):
+    """The folder of an evaluation set, which all experiments share."""
+    return f"{CFG.results_dir}/prepare_dataset/{name}"
+
+
+PREPARED = [prepared_set(name) for name in CFG.prepare_dataset.datasets]
+# Checkpoints share a job of extract_features, and with it the reading and decoding of every picture.
+CELLS = [{"method": method, "seed": seed} for seed in CFG.seeds for method in ROWS]
+PER_JOB = CFG.extract_features.checkpoints_per_job
+BATCHES = [CELLS[start : start + PER_JOB] for start in range(0, len(CELLS), PER_JOB)]
+FEATURES = f"{ROOT}/extract_features/{CELL}/features.json"
 REFERENCE_CHECKPOINT = f"{ROOT}/{stage_of(REFERENCE)}/{REFERENCE}/seed{{seed}}/checkpoint"
 PROMPTED = list(dict.fromkeys(first_with_prompt_of(method) for method in trained_by("unlearn")))
 HISTORIES = [
@@ -110,7 +151,8 @@ STAGE_CELLS = {
     "learn_prompt": cells("learn_prompt", PROMPTED, "checkpoint"),
     "unlearn": cells("unlearn", trained_by("unlearn"), "checkpoint"),
     "train_baseline": cells("train_baseline", trained_by("train_baseline"), "checkpoint"),
-    "extract_features": cells("extract_features", ROWS, "features.safetensors"),
+    "prepare_dataset": PREPARED,
+    "extract_features": cells("extract_features", ROWS, "features.json"),
     **{stage: cells(stage, ROWS, "scores.json") for stage in EVALUATIONS},
     "export_model": cells("export_model", ROWS, "model"),
 }

@@ -8,32 +8,68 @@ import numpy as np
 import pandas as pd
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.evaluation.feature_file import FeatureFile, Floats, Integers
+from pipeline_steps.evaluation.features.index import Features, Floats, Integers
 from pipeline_steps.evaluation.ranking import rank_matches
-from pipeline_steps.evaluation.scores import CHANCE, Evaluation, Score
+from pipeline_steps.evaluation.scores import CHANCE, Evaluation, Score, evaluation_of
 
+COLUMNS = ("dataset", "direction", "query", "image", "rank")
+TASK = "retrieval"
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "image_to_text", "text_to_image"
 
 
-def evaluate_retrieval(features: FeatureFile, *, recall_at: Sequence[int]) -> Evaluation:
+def evaluate_retrieval(features: Features, *, recall_at: Sequence[int]) -> Evaluation:
     """Recall@k of every data set that has captions, fractions in [0, 1], both ways, and `mean_recall` over them all.
 
     Image to text: a picture counts when one of its captions is among the first k of all captions. Text to image: a
     caption counts when its picture is among the first k of all pictures. A picture without a caption is in the
-    gallery and asks no question. Outcomes: dataset, direction, query (row of the picture or of the caption), image
-    (row of the picture it belongs to), rank. Raises PipelineError for a k above the size of a gallery.
+    gallery and asks no question. A set with folds has a second entry, `<set>_1k_folds` for folds of 1,000 pictures:
+    consecutive pictures with their captions, each fold a gallery of its own, and the mean over the folds. Outcomes:
+    dataset, direction, query (row of the picture or of the caption), image (row of the picture it belongs to), rank.
+    Raises PipelineError for a k above the size of a gallery.
     """
     scores, outcomes = {}, []
     for dataset in features.datasets_with("test/caption"):
         image = features.matrix(f"{dataset}/test/image")
         caption = features.matrix(f"{dataset}/test/caption")
         caption_image = features.indices(f"{dataset}/test/caption_image", rows=len(caption), below=len(image))
-        _require_gallery(dataset, min(len(image), len(caption)), recall_at)
-        ranks = retrieval_ranks(image, caption, caption_image, title=f"retrieval {dataset}")
-        scores[dataset] = recall_scores(ranks, caption_image, len(image), recall_at)
-        scores[dataset] |= {"label_hash": features.label_hash(dataset), "split": "test"}
-        outcomes.append(ranks.assign(dataset=dataset)[["dataset", "direction", "query", "image", "rank"]])
-    return Evaluation(scores, pd.concat(outcomes, ignore_index=True))
+        for folds in sorted({1, features.folds(dataset) or 1}):
+            name = dataset if folds == 1 else folds_name(dataset, len(image), folds)
+            measured, ranks = fold_recalls(image, caption, caption_image, folds, recall_at, title=name)
+            scores[name] = features.facts(dataset, "test") | measured
+            outcomes.append(ranks.assign(dataset=name))
+    return evaluation_of(scores, outcomes, COLUMNS, features.holes(TASK))
+
+
+def folds_name(dataset: str, n_images: int, folds: int) -> str:
+    """What the entry of a set's folds is called: `mscoco_1k_folds` for folds of 1,000 pictures."""
+    size = n_images // folds
+    return f"{dataset}_{size // 1000}k_folds" if size % 1000 == 0 else f"{dataset}_{size}_folds"
+
+
+def fold_recalls(
+    image: Floats, caption: Floats, caption_image: Integers, folds: int, recall_at: Sequence[int], *, title: str
+) -> tuple[dict[str, Score], pd.DataFrame]:
+    """Recalls as means over `folds` equal runs of consecutive pictures, and the ranks within each.
+
+    `n` pictures and `n_captions` are those of all folds, `n_images` is a fold's gallery. Raises PipelineError for a
+    number of pictures that does not divide, a fold without captions and a k above the size of a gallery.
+    """
+    if len(image) % folds:
+        raise PipelineError(f"{title}: {len(image)} pictures do not fall into {folds} equal folds")
+    size, measured, outcomes = len(image) // folds, [], []
+    for start in range(0, len(image), size):
+        own = np.flatnonzero((caption_image >= start) & (caption_image < start + size))
+        _require_gallery(title, min(size, len(own)), recall_at)
+        owner = caption_image[own] - start
+        ranks = retrieval_ranks(image[start : start + size], caption[own], owner, title=f"retrieval {title}")
+        measured.append(recall_scores(ranks, owner, size, recall_at))
+        to_text = ranks["direction"] == IMAGE_TO_TEXT
+        ranks["query"] = np.where(to_text, ranks["query"] + start, own[np.where(to_text, 0, ranks["query"])])
+        outcomes.append(ranks.assign(image=ranks["image"] + start))
+    counts = {name: sum(int(fold.pop(name)) for fold in measured) for name in ("n_captions", "n_image_queries")}
+    means: dict[str, Score] = {name: float(np.mean([fold[name] for fold in measured])) for name in measured[0]}
+    means |= counts | {"n": len(image), "n_images": size, "folds": folds}
+    return means, pd.concat(outcomes, ignore_index=True)
 
 
 def retrieval_ranks(

@@ -1,12 +1,13 @@
 """What every evaluation hands on: scores per data set, and one row per picture or query for paired statistics.
 
 A measure M stands beside `chance_M`, its expectation for random answers; the other entries say on what it was made.
+A set that could not be had has the one entry `hole`, the line that says why.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ import pandas as pd
 
 from pipeline_steps.core.files import whole_file, write_json
 
-CHANCE = "chance_"
+CHANCE, HOLE = "chance_", "hole"
+EVALUATOR_VERSION = "1"
 Score = float | int | str | bool
 Scores = dict[str, dict[str, Score]]
 
@@ -30,6 +32,25 @@ class Evaluation(NamedTuple):
         with whole_file(outcomes_path) as partial:
             self.outcomes.to_parquet(partial, index=False)
         write_json(scores_path, self.scores)
+
+
+def evaluation_of(
+    scores: Scores, outcomes: Sequence[pd.DataFrame], columns: Sequence[str], holes: Mapping[str, str]
+) -> Evaluation:
+    """The scores of sets with the holes of those that could not be had, and the outcomes one after another."""
+    frames = [frame[list(columns)] for frame in outcomes] or [pd.DataFrame(columns=list(columns))]
+    lines: Scores = {name: {HOLE: line} for name, line in holes.items()}
+    return Evaluation(scores | lines, pd.concat(frames, ignore_index=True))
+
+
+def without_holes(scores: Scores) -> Scores:
+    """The sets that have scores."""
+    return {name: of_set for name, of_set in scores.items() if HOLE not in of_set}
+
+
+def holes_of(scores: Scores) -> dict[str, str]:
+    """The sets that could not be had, each with the line that says why."""
+    return {name: str(of_set[HOLE]) for name, of_set in scores.items() if HOLE in of_set}
 
 
 def measures(scores: Mapping[str, Score]) -> dict[str, float]:

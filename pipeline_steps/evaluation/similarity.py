@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.evaluation.feature_file import FeatureFile, Floats
+from pipeline_steps.evaluation.features.index import Features, Floats
 
 HARD_SHARE = 0.05
 LARGEST_SAMPLE = 4096
 
 
-def validation_similarities(features: FeatureFile, *, largest_sample: int = LARGEST_SAMPLE) -> pd.DataFrame:
-    """`pair_similarities` of the file's validation pairs; of more than `largest_sample`, so many evenly spaced ones."""
+def validation_similarities(features: Features, *, largest_sample: int = LARGEST_SAMPLE) -> pd.DataFrame:
+    """`pair_similarities` of the validation pairs; of more than `largest_sample`, so many evenly spaced ones."""
     image, text = features.matrix("validation/image"), features.matrix("validation/text")
     if len(image) != len(text) or len(image) < 2:
         raise PipelineError(

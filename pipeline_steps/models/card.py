@@ -28,19 +28,26 @@ tokenizer = open_clip.get_tokenizer("local-dir:PATH_TO_THIS_FOLDER")
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """One score, a fraction in [0, 1], with what it is by chance; `evaluation` and `measure` as people read them."""
+    """One score, a fraction in [0, 1], with what it is by chance; `evaluation` and `measure` as people read them.
+
+    It was made on `n` pictures of `split`, as the set calls it; `own`: the measure is the one that the set is known by.
+    """
 
     evaluation: str
     dataset: str
+    split: str
+    n: int
     measure: str
     value: float
     chance: float
+    own: bool = False
 
 
 @dataclass(frozen=True)
 class CardFacts:
     """What a card tells. `report` is build_manifest's, empty where it is not known; `provenance` that of the reference,
-    empty where it was trained here; `settings` are the configuration's sections as they were given.
+    empty where it was trained here; `settings` are the configuration's sections as they were given; `missing` has the
+    evaluation sets without scores, with the line that says why.
     """
 
     method_title: str
@@ -51,6 +58,7 @@ class CardFacts:
     report: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     scores: Sequence[ScoreLine] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def model_card(facts: CardFacts) -> str:
@@ -67,7 +75,7 @@ def model_card(facts: CardFacts) -> str:
         "## Method",
         f"- method: {facts.method_title}\n- seed: {facts.seed}\n- reference: {_reference(facts.provenance)}",
         "## Scores",
-        _scores(facts.scores),
+        _scores(facts.scores, facts.missing),
         "## Settings",
         f"<details><summary>as they were given</summary>\n\n```json\n{_json(facts.settings)}\n```\n\n</details>",
         "## Licence",
@@ -127,14 +135,19 @@ def _reference(provenance: Mapping[str, str]) -> str:
     return "imported; " + ", ".join(f"{name} `{value}`" for name, value in told.items())
 
 
-def _scores(scores: Sequence[ScoreLine]) -> str:
-    if not scores:
+def _scores(scores: Sequence[ScoreLine], missing: Mapping[str, str]) -> str:
+    if not scores and not missing:
         return "Not evaluated: the card was written without scores."
-    lines = ["| Evaluation | Data set | Measure | Score (%) | Chance (%) |", "|---|---|---|---:|---:|"]
+    lines = [
+        "| Evaluation | Data set | Split | N | Measure | Score (%) | Chance (%) |", "|---|---|---|---:|---|---:|---:|"
+    ]  # fmt: skip
     lines += [
-        f"| {line.evaluation} | {line.dataset} | {line.measure} | {100 * line.value:.1f} | {100 * line.chance:.1f} |"
+        f"| {line.evaluation} | {line.dataset} | {line.split} | {line.n:,} | "
+        f"{line.measure}{' *' if line.own else ''} | {100 * line.value:.1f} | {100 * line.chance:.1f} |"
         for line in scores
     ]
+    lines += ["", "\\* the measure that the set is known by"] if any(line.own for line in scores) else []
+    lines += [f"\nNot evaluated on {name}: {line}" for name, line in sorted(missing.items())]
     return "\n".join(lines)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,15 +43,16 @@ def snakemake(
 
 
 def planned_jobs(folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",)) -> dict[str, int]:
-    """Job counts by rule of a dry run, without the targets that only collect."""
+    """Job counts by rule of a dry run, without the targets that only collect; the batches of a stage count together."""
     ran = snakemake(folder, *arguments, "--dry-run", "--quiet", "rules", configfiles=configfiles)
     assert ran.returncode == 0, ran.stdout
-    jobs = {}
-    for line in ran.stdout.splitlines():
+    tables = ran.stdout.split("Job stats:")
+    jobs: Counter[str] = Counter()
+    for line in tables[-1].splitlines():
         words = line.split()
         if len(words) == 2 and words[1].isdigit():
-            jobs[words[0]] = int(words[1])
+            jobs[re.sub(r"_\d+_job$", "_job", words[0])] += int(words[1])
     return {rule: count for rule, count in jobs.items() if rule.endswith("_job") or rule in SINGLE}
 
 
-SINGLE = ("download_images", "build_manifest", "make_tables")
+SINGLE = ("download_images", "build_manifest", "check_overlap", "make_tables")

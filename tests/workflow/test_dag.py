@@ -12,7 +12,9 @@ from tests.workflow.snakemake_runs import planned_jobs, snakemake, workspace
 DATA = {"download_images": 1, "build_manifest": 1}
 REFERENCE = DATA | {"train_reference_job": 1}
 TRAINED = REFERENCE | {"learn_prompt_job": 1, "unlearn_job": 1, "train_baseline_job": 2}
-FEATURES = TRAINED | {"extract_features_job": 4}
+SETS = {"prepare_dataset_job": 1}
+FEATURES = TRAINED | SETS | {"extract_features_job": 1}
+OVERLAP = DATA | SETS | {"check_overlap": 1}
 EVALUATIONS = {"eval_zeroshot_job": 4, "eval_probe_job": 4, "eval_retrieval_job": 4}
 TARGETS = {
     "download_images": {"download_images": 1},
@@ -22,13 +24,15 @@ TARGETS = {
     "learn_prompt": REFERENCE | {"learn_prompt_job": 1},
     "unlearn": REFERENCE | {"learn_prompt_job": 1, "unlearn_job": 1},
     "train_baseline": REFERENCE | {"train_baseline_job": 2},
+    "prepare_dataset": SETS,
     "extract_features": FEATURES,
+    "check_overlap": OVERLAP,
     "eval_zeroshot": FEATURES | {"eval_zeroshot_job": 4},
     "eval_probe": FEATURES | {"eval_probe_job": 4},
     "eval_retrieval": FEATURES | {"eval_retrieval_job": 4},
-    "make_tables": FEATURES | EVALUATIONS | {"make_tables": 1},
+    "make_tables": FEATURES | EVALUATIONS | OVERLAP | {"make_tables": 1},
     "export_model": FEATURES | EVALUATIONS | {"export_model_job": 4},
-    "all": FEATURES | EVALUATIONS | {"make_tables": 1},
+    "all": FEATURES | EVALUATIONS | OVERLAP | {"make_tables": 1},
 }
 
 
@@ -51,9 +55,23 @@ def test_two_seeds_double_every_cell(folder: Path, tmp_path: Path) -> None:
     extra = tmp_path / "seeds.yaml"
     extra.write_text("seeds: [0, 1]\nmethods: [continued, ncu]\n")
     jobs = planned_jobs(folder, configfiles=("config/smoke.yaml", str(extra)))
-    assert jobs == DATA | {"make_tables": 1} | dict.fromkeys(
+    assert jobs == OVERLAP | {"make_tables": 1, "extract_features_job": 1} | dict.fromkeys(
         ("train_reference_job", "learn_prompt_job", "unlearn_job", "train_baseline_job"), 2
-    ) | dict.fromkeys(("extract_features_job", "eval_zeroshot_job", "eval_probe_job", "eval_retrieval_job"), 6)
+    ) | dict.fromkeys(EVALUATIONS, 6)
+
+
+def test_checkpoints_share_jobs_of_the_size_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "few.yaml"
+    extra.write_text("extract_features: {checkpoints_per_job: 3}\nseeds: [0, 1]\n")
+    jobs = planned_jobs(folder, "eval_zeroshot", configfiles=("config/smoke.yaml", str(extra)))
+    assert (jobs["extract_features_job"], jobs["eval_zeroshot_job"]) == (3, 8)
+
+
+def test_every_set_is_prepared_by_a_job_of_its_own(folder: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "sets.yaml"
+    extra.write_text("prepare_dataset: {datasets: [openclipart, cifar10, mscoco]}\n")
+    jobs = planned_jobs(folder, "eval_probe", configfiles=("config/smoke.yaml", str(extra)))
+    assert (jobs["prepare_dataset_job"], jobs["extract_features_job"], jobs["eval_probe_job"]) == (3, 1, 4)
 
 
 def test_an_own_csv_needs_no_download(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,9 @@ def test_every_stage_of_a_full_reproduction_is_planned(folder: Path, config: Pat
     assert 0 < prompts < len(unlearned)  # methods with the same phase 1 share it
     assert jobs == source | {
         "build_manifest": 1, reference: 1, "unlearn_job": len(unlearned), "train_baseline_job": len(BASELINES),
-        "make_tables": 1,
-    } | dict.fromkeys(
-        ("extract_features_job", "eval_zeroshot_job", "eval_probe_job", "eval_retrieval_job"), len(methods) + 1
-    )  # fmt: skip
+        "make_tables": 1, "check_overlap": 1, "prepare_dataset_job": len(settings.prepare_dataset.datasets),
+        "extract_features_job": math.ceil((len(methods) + 1) / settings.extract_features.checkpoints_per_job),
+    } | dict.fromkeys(("eval_zeroshot_job", "eval_probe_job", "eval_retrieval_job"), len(methods) + 1)  # fmt: skip
 
 
 def test_a_missing_source_is_named(tmp_path: Path) -> None:

@@ -23,13 +23,14 @@ from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environm
 METHODS = ("reference", "continued", "gradient_ascent", "ncu")
 STAGES_OF = {
     "data": {"download_images", "build_manifest"},
+    "evaluation": {"extract_features", "check_overlap"},
     "report": {"make_tables"},
     "reference": {"train_reference"},
     "continued": {"train_baseline"},
     "gradient_ascent": {"train_baseline"},
     "ncu": {"learn_prompt", "unlearn"},
 }
-EVALUATIONS = {"extract_features", "eval_zeroshot", "eval_probe", "eval_retrieval"}
+EVALUATIONS = {"eval_zeroshot", "eval_probe", "eval_retrieval"}
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +57,16 @@ def test_bad_urls_are_counted_by_cause(folder: Path) -> None:
 
 def test_tables_hold_every_method_and_every_measure(folder: Path) -> None:
     tables = folder / "results/smoke/tables"
-    assert sorted(path.name for path in tables.glob("[!.]*")) == sorted(
-        f"{name}.{kind}" for name in ("zero_shot", "linear_probe", "retrieval", "summary") for kind in ("csv", "md")
-    )
+    names = ("zero_shot", "linear_probe", "retrieval", "summary", "overlap")
+    written = ["README.md", *(f"{name}.{kind}" for name in names for kind in ("csv", "md"))]
+    assert sorted(path.name for path in tables.glob("[!.]*")) == sorted(written)
+    assert "- Table 1: none of its sets is in prepare_dataset.datasets" in (tables / "README.md").read_text()
     for path in tables.glob("*.csv"):
         rows = list(csv.DictReader(path.open()))
         assert {"reference", "continued", "gradient_ascent", "ncu"} <= {row["method"] for row in rows}, path
     assert "NCU" in (tables / "summary.md").read_text()
     figures = {path.stem for path in (folder / "results/smoke/figures").glob("*.png")}
-    assert {"loss_curves", "similarity_histograms", "recall_by_method"} <= figures
+    assert {"loss_curves", "fig5_similarity", "recall_by_method"} <= figures
     findings = (folder / "results/smoke/findings.md").read_text()
     assert "NCU" in findings
 
@@ -107,11 +109,98 @@ def test_an_edited_key_of_unlearn_reruns_phase_2_and_what_follows_and_nothing_be
     assert planned_jobs(folder, configfiles=_edited(folder, "unlearn: {gamma: 0.5}\n")) == {
         "unlearn_job": 1,
         "extract_features_job": 1,
-        "eval_zeroshot_job": 1,
-        "eval_probe_job": 1,
-        "eval_retrieval_job": 1,
+        "eval_zeroshot_job": 4,  # of the batch
+        "eval_probe_job": 4,
+        "eval_retrieval_job": 4,
         "make_tables": 1,
     }
+
+
+def test_an_edited_row_of_the_table_makes_that_set_again_and_a_comment_does_not(folder: Path) -> None:
+    path = folder / "config/datasets.yaml"
+    before = path.read_text()
+    assert before.count("title: Open Clip Art\n") == 1
+    path.write_text(before.replace("title: Open Clip Art\n", "title: Open Clip Art  # a comment\n"))
+    commented = planned_jobs(folder)
+    path.write_text(before.replace("title: Open Clip Art\n", "title: Clip Art\n"))
+    edited = planned_jobs(folder)
+    path.write_text(before)
+    assert commented == {}
+    assert edited == {
+        "prepare_dataset_job": 1, "extract_features_job": 1, "check_overlap": 1, "make_tables": 1,
+        "eval_zeroshot_job": 4, "eval_probe_job": 4, "eval_retrieval_job": 4,
+    }  # fmt: skip
+
+
+def test_another_experiment_finds_the_sets_prepared(folder: Path) -> None:
+    jobs = planned_jobs(folder, "eval_zeroshot", configfiles=_edited(folder, "experiment: other\n"))
+    assert "prepare_dataset_job" not in jobs
+    assert jobs["extract_features_job"] == 1
+
+
+def test_a_set_that_is_added_is_the_only_one_that_is_prepared_and_embedded(folder: Path) -> None:
+    pictures = folder / "data/evaluation/dots"
+    pictures.mkdir(parents=True)
+    rows = ["image,caption"]
+    for number in range(20):
+        Image.new("RGB", (20, 20), (0, 8 * number, 0)).save(pictures / f"{number}.png")
+        rows.append(f"{number}.png,green number {number}")
+    (pictures / "captions.csv").write_text("\n".join(rows))
+    table = folder / "config/datasets.yaml"
+    before = table.read_text()
+    source = "{kind: captions_csv, path: '{root}/dots/captions.csv', splits: {test: test}}"
+    table.write_text(
+        f"{before}\ndots: {{title: Dots, tasks: [retrieval], metric: recall, n: {{test: 20}}, sources: [{source}]}}\n"
+    )
+    edited = _edited(folder, "prepare_dataset: {datasets: [openclipart, dots]}\n")
+    assert planned_jobs(folder, "extract_features", configfiles=edited) == {
+        "prepare_dataset_job": 1, "extract_features_job": 1
+    }  # fmt: skip
+    ran = snakemake(folder, "extract_features", configfiles=edited)
+    table.write_text(before)
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    told = (folder / "results/smoke/logs/extract_features/0.log").read_text()
+    assert "pictures read 20, pictures encoded 80," in told
+    assert "texts encoded 80," in told
+    back = snakemake(folder, "extract_features")
+    assert back.returncode == 0, back.stdout[-3000:]
+    assert planned_jobs(folder) == {}, "an index that was written anew with the same content reruns no evaluation"
+
+
+def _embedded(results: Path) -> dict[Path, int]:
+    """The finished files of the cache, and when they were written."""
+    return {path: path.stat().st_mtime_ns for path in results.glob("features/*/*.safetensors")}
+
+
+def test_snakemake_killed_while_embedding_goes_on_with_what_was_not_finished(folder: Path) -> None:
+    results = folder / "results"
+    tables = {path.name: path.read_bytes() for path in (results / "smoke/tables").glob("*.csv")}
+    shutil.rmtree(results / "features")
+    for name in ("extract_features", *EVALUATIONS, "tables", "figures"):
+        shutil.rmtree(results / "smoke" / name)
+    command = ["snakemake", "--configfile", "config/smoke.yaml"]
+    silent = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=folder, env=user_environment(), stdout=silent, stderr=silent) as running:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and running.poll() is None:
+            if len(_embedded(results)) > 8 and list(results.glob("features/*/.*.partial")):
+                break
+            time.sleep(0.01)
+        assert running.poll() is None
+        started = psutil.Process(running.pid).children(recursive=True)
+        for process in (running, *started):
+            process.kill()
+    assert list(results.glob("features/*/.*.partial"))
+    kept = _embedded(results)
+    assert len(kept) > 8
+    assert snakemake(folder, "--unlock").returncode == 0
+    again = snakemake(folder)
+    assert again.returncode == 0, again.stdout[-3000:]
+    assert kept.items() <= _embedded(results).items()
+    assert not list(results.glob("features/*/.*.partial"))
+    assert {path.name: path.read_bytes() for path in (results / "smoke/tables").glob("*.csv")} == tables
+    told = (results / "smoke/logs/extract_features/0.log").read_text()
+    assert re.search(r"pictures from cache [1-9]", told), told
 
 
 def test_the_control_follows_the_compute_of_unlearn(folder: Path) -> None:
@@ -207,13 +296,11 @@ def _wait_for_open_run(folder: Path, driver: subprocess.Popen[str]) -> int:
 
 def test_a_hole_in_the_grid_is_refused_by_name(folder: Path) -> None:
     (folder / "results/smoke/eval_probe/continued/seed0/scores.json").unlink()
-    settings = json.dumps(
-        {"experiment": "holes", "methods": ["continued", "ncu"], "seeds": [0],
-         "make_tables": {"bootstrap_samples": 10, "confidence": 0.9}}
-    )  # fmt: skip
+    (folder / "holes.yaml").write_text("{experiment: holes, methods: [continued, ncu], seeds: [0]}")
     ran = subprocess.run(
         ["python", "-m", "pipeline_steps.make_tables", "--results", "results/smoke", "--tables", "t", "--figures", "f",
-         "--findings", "findings.md", "--settings", settings],
+         "--paper", "resources/paper/tables.yaml", "--findings", "findings.md",
+         "--config", "config/config.yaml", "config/smoke.yaml", "holes.yaml"],
         cwd=folder, capture_output=True, text=True, check=False,
         env=user_environment(),
     )  # fmt: skip

@@ -1,37 +1,65 @@
-# Embeddings once per checkpoint, then three evaluations that read them.
+# Evaluation sets, embeddings of all checkpoints, three evaluations that read them, and what training saw of the sets.
 
 
-rule extract_features_job:
+rule prepare_dataset_job:
     input:
-        checkpoint=checkpoint_of,
-        pairs=rules.build_manifest.output.pairs,
-        datasets=dataset_files,
-        dataset_table=ancient(CFG.extract_features.dataset_table),
+        dataset_table=ancient(CFG.prepare_dataset.table),
+        files=dataset_files,
     output:
-        features=f"{ROOT}/extract_features/{CELL}/features.safetensors",
+        folder=directory(prepared_set("{dataset}")),
     params:
-        settings=settings("extract_features"),
-        rows=dataset_rows,
+        settings=dataset_settings,
+        row=dataset_row,
+        files=lambda wildcards, input: "--files" if input.get("files") else "",
     log:
-        f"{ROOT}/logs/extract_features/{CELL}.log",
+        f"{ROOT}/logs/prepare_dataset/{{dataset}}.log",
     benchmark:
-        f"{ROOT}/benchmarks/extract_features/{CELL}.tsv"
-    resources:
-        gpu=GPU,
+        f"{ROOT}/benchmarks/prepare_dataset/{{dataset}}.tsv"
     conda:
         "../../envs/environment.yaml"
     message:
-        "Embedding the evaluation sets with {wildcards.method} (seed {wildcards.seed})"
+        "Preparing the evaluation set {wildcards.dataset}"
     shell:
-        "python -m pipeline_steps.extract_features --checkpoint {input.checkpoint:q} --pairs {input.pairs:q} "
-        "--dataset-table {input.dataset_table:q} --features {output.features:q} "
-        "--method {wildcards.method} --seed {wildcards.seed} "
+        "python -m pipeline_steps.prepare_dataset --dataset {wildcards.dataset} --dataset-table {input.dataset_table:q} "
+        "{params.files} {input.files:q} --folder {output.folder:q} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+# A rule per batch of methods and seeds, whose job reads every picture once for all of its checkpoints. When one of them
+# has changed, the job and the evaluations of its batch run again; the embeddings of the others come from the cache.
+for number, batch in enumerate(BATCHES):
+
+    rule:
+        name:
+            f"extract_features_{number}_job"
+        input:
+            checkpoints=[checkpoint_in(**cell) for cell in batch],
+            pairs=rules.build_manifest.output.pairs,
+            prepared=PREPARED,
+        output:
+            features=[FEATURES.format(**cell) for cell in batch],
+        params:
+            settings=settings("extract_features", "results_dir"),
+        log:
+            f"{ROOT}/logs/extract_features/{number}.log",
+        benchmark:
+            f"{ROOT}/benchmarks/extract_features/{number}.tsv"
+        threads: max(8, 1 + CFG.extract_features.workers)
+        resources:
+            gpu=GPU,
+        conda:
+            "../../envs/environment.yaml"
+        message:
+            f"Embedding the evaluation sets with {len(batch)} checkpoints"
+        shell:
+            "python -m pipeline_steps.extract_features --checkpoint {input.checkpoints:q} --pairs {input.pairs:q} "
+            "--prepared {input.prepared:q} --features {output.features:q} "
+            "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule eval_zeroshot_job:
     input:
-        features=rules.extract_features_job.output.features,
+        features=FEATURES,
     output:
         scores=f"{ROOT}/eval_zeroshot/{CELL}/scores.json",
         predictions=f"{ROOT}/eval_zeroshot/{CELL}/predictions.parquet",
@@ -53,7 +81,7 @@ rule eval_zeroshot_job:
 
 rule eval_probe_job:
     input:
-        features=rules.extract_features_job.output.features,
+        features=FEATURES,
     output:
         scores=f"{ROOT}/eval_probe/{CELL}/scores.json",
         predictions=f"{ROOT}/eval_probe/{CELL}/predictions.parquet",
@@ -75,7 +103,7 @@ rule eval_probe_job:
 
 rule eval_retrieval_job:
     input:
-        features=rules.extract_features_job.output.features,
+        features=FEATURES,
     output:
         scores=f"{ROOT}/eval_retrieval/{CELL}/scores.json",
         ranks=f"{ROOT}/eval_retrieval/{CELL}/ranks.parquet",
@@ -92,4 +120,27 @@ rule eval_retrieval_job:
     shell:
         "python -m pipeline_steps.eval_retrieval --features {input.features:q} --scores {output.scores:q} "
         "--ranks {output.ranks:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+rule check_overlap:
+    input:
+        pairs=rules.build_manifest.output.pairs,
+        prepared=PREPARED,
+    output:
+        overlaps=f"{ROOT}/check_overlap/overlaps.parquet",
+        report=f"{ROOT}/check_overlap/report.json",
+    params:
+        settings=settings("check_overlap"),
+    log:
+        f"{ROOT}/logs/check_overlap.log",
+    benchmark:
+        f"{ROOT}/benchmarks/check_overlap.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "Looking for pictures of the evaluation sets among those of training"
+    shell:
+        "python -m pipeline_steps.check_overlap --pairs {input.pairs:q} --prepared {input.prepared:q} "
+        "--overlaps {output.overlaps:q} --report {output.report:q} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

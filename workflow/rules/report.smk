@@ -6,6 +6,9 @@ rule make_tables:
         scores=[path for stage in EVALUATIONS for path in STAGE_CELLS[stage]],
         features=STAGE_CELLS["extract_features"],
         histories=HISTORIES,
+        manifest=rules.build_manifest.output.report,
+        overlaps=rules.check_overlap.output.overlaps,
+        paper="resources/paper/tables.yaml",
     output:
         tables=report(directory(f"{ROOT}/tables"), patterns=["{table}.csv"], category="Tables",
                       caption="../report/tables.rst"),
@@ -13,7 +16,7 @@ rule make_tables:
                        caption="../report/figures.rst"),
         findings=f"{ROOT}/findings.md",
     params:
-        settings=settings("make_tables", "methods", "seeds"),
+        settings=settings("make_tables", "methods", "seeds", "unlearn"),
         results=subpath(output.tables, parent=True),
     log:
         f"{ROOT}/logs/make_tables.log",
@@ -24,7 +27,8 @@ rule make_tables:
     message:
         "Making tables and figures"
     shell:
-        "python -m pipeline_steps.make_tables --results {params.results:q} --tables {output.tables:q} "
+        "python -m pipeline_steps.make_tables --results {params.results:q} --paper {input.paper:q} "
+        "--overlaps {input.overlaps:q} --tables {output.tables:q} "
         "--figures {output.figures:q} --findings {output.findings:q} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
