@@ -23,8 +23,9 @@ check: setup               ## lint, format, types, Snakemake's own lint
 	mypy
 	snakemake --lint
 
-bench: setup               ## time and memory of NCU's second phase, against a textbook and POT: docs/benchmarks/
+bench: setup               ## NCU's second phase, and evaluation (CIFAR10=folder with it): docs/benchmarks/
 	python -m tests.benchmarks.objective
+	python -m tests.benchmarks.evaluation $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 mlflow: setup              ## MLflow's UI on this machine alone
 	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(STORE)

@@ -17,7 +17,7 @@ def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_scores_ranks_and_mlflow_tell_the_same_and_a_rerun_counts_once(tmp_path: Path) -> None:
-    features, scores, ranks = (tmp_path / name for name in ("f.safetensors", "s.json", "r.parquet"))
+    features, scores, ranks = (tmp_path / name for name in ("f.json", "s.json", "r.parquet"))
     write_features(features, signal=0.4)
     for _ in range(2):
         assert command(STEP, features=features, scores=scores, ranks=ranks) == 0
@@ -31,8 +31,8 @@ def test_scores_ranks_and_mlflow_tell_the_same_and_a_rerun_counts_once(tmp_path:
 
 
 def test_a_torn_features_file_fails_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    features = tmp_path / "f.safetensors"
+    features = tmp_path / "f.json"
     write_features(features, signal=0.4)
     features.write_bytes(features.read_bytes()[:-100])
     assert command(STEP, features=features, scores=tmp_path / "s.json", ranks=tmp_path / "r.parquet") == 1
-    assert "is not a whole features file" in capsys.readouterr().err
+    assert "is not a whole index of features" in capsys.readouterr().err

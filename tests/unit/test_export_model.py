@@ -42,6 +42,8 @@ def test_the_folder_holds_the_model_and_a_card_that_tells_how_it_came_to_be(tmp_
     scores = {
         name: results / f"eval_{name}" / "ncu" / "seed0" / "scores.json" for name in ("zeroshot", "probe", "retrieval")
     }
+    found = json.loads(scores["zeroshot"].read_text())
+    write_json(scores["zeroshot"], found | {"cars": {"hole": "the link is dead"}})
     out = tmp_path / "model"
     paths = {"checkpoint": tmp_path / "checkpoint", "report": tmp_path / "report.json", "model": out, **scores}
     assert command(STEP, settings=SETTINGS, **paths) == 0
@@ -56,15 +58,16 @@ def test_the_folder_holds_the_model_and_a_card_that_tells_how_it_came_to_be(tmp_
         assert torch.equal(exported.encode_text(tokens), bundle.model.encode_text(tokens))
     card = (out / "README.md").read_text()
     top1 = json.loads(scores["zeroshot"].read_text())["openclipart"]["top1"]
-    assert f"| Zero-shot classification | openclipart | top-1 | {100 * top1:.1f} | 12.5 |" in card
+    assert f"| Zero-shot classification | openclipart | test | 96 | top-1 * | {100 * top1:.1f} | 12.5 |" in card
     for wanted in (
         METHODS["ncu"].title,
         "- pairs kept: 10",
         "4 pairs have another",
         "source `somewhere`",
         '"gamma": 0.7',
-        "| Linear probe | openclipart | accuracy |",
-        "| Retrieval | openclipart | image to text R@5 |",
+        "| Linear probe | openclipart | test | 96 | accuracy * |",
+        "| Retrieval | openclipart | test | 120 | image to text R@5 |",
+        "Not evaluated on cars: the link is dead",
     ):
         assert wanted in card
     (run,) = runs_of("export_model")

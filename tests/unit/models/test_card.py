@@ -17,7 +17,11 @@ FACTS = CardFacts(
     settings=SETTINGS,
     report=REPORT,
     provenance={"source": "w.pt", "sha256": "ab" * 32},
-    scores=[ScoreLine("Zero-shot classification", "openclipart", "top-1", 0.3021, 0.125)],
+    scores=[
+        ScoreLine("Zero-shot classification", "openclipart", "test", 6250, "top-1", 0.3021, 0.125, own=True),
+        ScoreLine("Retrieval", "openclipart", "test", 1532, "mean recall", 0.09, 0.005),
+    ],
+    missing={"cars": "the link is dead"},
 )
 
 
@@ -30,7 +34,10 @@ def test_the_card_tells_every_fact() -> None:
         "captions of 30% of the training pairs",
         "1,081 pairs have another pair's caption",
         f"- reference: imported; source `w.pt`, sha256 `{'ab' * 32}`",
-        "| Zero-shot classification | openclipart | top-1 | 30.2 | 12.5 |",
+        "| Zero-shot classification | openclipart | test | 6,250 | top-1 * | 30.2 | 12.5 |",
+        "| Retrieval | openclipart | test | 1,532 | mean recall | 9.0 | 0.5 |",
+        "the measure that the set is known by",
+        "Not evaluated on cars: the link is dead",
         'create_model_and_transforms("local-dir:',
         "## Licence",
     ):

@@ -1,0 +1,86 @@
+"""The benchmark of the evaluation compares what it says it compares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline_steps.core.schema import StrengthsConfig
+from tests.benchmarks import evaluation
+from tests.benchmarks.probe import OURS, THEIRS, Examples, compare, costs, made_features, unit_rows
+from tests.oracles import probe as oracle
+from tests.real_features import BUNDLED, bundled_pictures
+
+FEW = StrengthsConfig(lowest=0.01, highest=100.0, per_decade=1, start=3)
+
+
+def test_both_sides_fit_the_same_strengths_on_the_same_rows() -> None:
+    image, label = bundled_pictures(16, 400)
+    found = compare(Examples("pictures", image, label), FEW, repeats=2, tolerance=1e-8)
+    assert [fit.inverse_l2 for fit in found.ours] == [fit.inverse_l2 for fit in found.theirs]
+    assert [fit.inverse_l2 for fit in found.ours][:3] == [0.01, 1.0, 100.0]
+    for ours, theirs in zip(found.ours, found.theirs, strict=True):
+        assert ours.objective == pytest.approx(theirs.objective, rel=1e-6)
+    least = oracle.optimum(unit_rows(image).astype(np.float64), label, found.ours[-1].inverse_l2)
+    assert found.ours[-1].objective == pytest.approx(least, rel=1e-6)
+    assert len(found.ours_seconds) == 2
+    assert found.theirs_seconds == sum(fit.seconds for fit in found.theirs)
+
+
+def test_a_fit_of_theirs_that_would_take_too_long_is_left_out() -> None:
+    found = costs([100, 200], [5, 10], rows=200, width=8, limit=0.0)
+    assert {key for key in found if key[0] == OURS} == {(OURS, 100, 10), (OURS, 200, 5), (OURS, 200, 10)}
+    assert {key for key in found if key[0] == THEIRS} == {(THEIRS, 100, 10), (THEIRS, 200, 5)}
+    for key in found:
+        assert found[key].answer["objective"] > 0
+
+
+def test_made_features_have_their_classes_evenly_and_a_common_direction() -> None:
+    made = made_features(600, 32, 6)
+    assert np.bincount(made.label).tolist() == [100] * 6
+    assert np.linalg.norm(unit_rows(made.image).mean(axis=0)) > 0.5
+
+
+def test_without_cifar10_the_report_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation.main([*_small(), "--out", str(tmp_path)])
+    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert "CIFAR-10 was not given" in text
+    assert "300 bundled pictures" in text
+    assert "made-up features (300 x 12)" in text
+    assert text.count(" (final)") == 2
+    assert (tmp_path / "evaluation_cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_with_pictures_whole_evaluations_are_compared(tmp_path: Path) -> None:
+    data = tmp_path / "cifar10"
+    data.mkdir()
+    table = pq.read_table(BUNDLED, columns=["image", "category"]).to_pandas()
+    table = table[table["category"].isin(["animals/birds", "food/fruit"])].sample(110, random_state=0)
+    table = table.assign(label=(table["category"] == "food/fruit").astype("int16"))
+    for split, rows in (("train", table.iloc[:80]), ("test", table.iloc[80:])):
+        names = rows["category"].str.split("/").str[1]
+        columns = {"image": pa.array(rows["image"]), "label": pa.array(rows["label"]), "class_name": pa.array(names)}
+        pq.write_table(pa.table(columns), data / f"{split}.parquet")
+    evaluation.main([*_small(), "--cifar10", str(data), "--out", str(tmp_path)])
+    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
+    for line in (
+        "prepare_dataset",
+        "extract_features",
+        "eval_zeroshot",
+        "eval_probe",
+        "clip_benchmark, train pictures",
+    ):
+        assert f" {line} " in text
+    assert "80 training and 30 test pictures" in text
+    assert "(80 x 128, random weights)" in text
+    here, there = text.split("Zero-shot top-1: ")[1].split(" by clip_benchmark")[0].split(" here, ")
+    assert here == there
+
+
+def _small() -> list[str]:
+    return ["--sizes", "100", "200", "--classes", "4", "8", "--rows", "300", "--width", "12", "--repeats", "1"]
