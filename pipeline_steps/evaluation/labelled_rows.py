@@ -58,11 +58,11 @@ class LabelledRows:
     """The rows of one or several parts, with their classes, float32 on `device`.
 
     `kept_bytes`: features of at most this size are kept after they have been read once, larger ones are read again in
-    every pass. `normalize` divides each row by its length.
+    every pass; None: 1 GiB, or half of a GPU's free memory. `normalize` divides each row by its length.
     """
 
     def __init__(
-        self, parts: Sequence[Part], *, normalize: bool, device: torch.device, kept_bytes: int = 2**30
+        self, parts: Sequence[Part], *, normalize: bool, device: torch.device, kept_bytes: int | None = None
     ) -> None:
         for part in parts:
             if len(part.label) != part.matrix.shape[0]:
@@ -73,7 +73,8 @@ class LabelledRows:
         self._parts, self._normalize, self.device = tuple(parts), normalize, device
         self.width = parts[0].matrix.shape[1]
         self.label: Integers = np.concatenate([part.label[part.label >= 0] for part in parts])
-        self._keeps = 4 * len(self.label) * self.width <= kept_bytes
+        limit = _kept_bytes(device) if kept_bytes is None else kept_bytes
+        self._keeps = 4 * len(self.label) * self.width <= limit
         self._kept: list[tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
@@ -134,3 +135,7 @@ class LabelledRows:
                 "run extract_features for this checkpoint again."
             )
         return F.normalize(feature_MD, dim=1)
+
+
+def _kept_bytes(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 2**30
