@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.process import keep_freed_memory
 from pipeline_steps.core.schema import ExtractFeaturesConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.evaluation.datasets.prepared import read_prepared
 from pipeline_steps.evaluation.features.cache import FeatureCache
 from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction, index_of
 from pipeline_steps.evaluation.features.index import relative_cache
-from pipeline_steps.models.clip import best_device
+from pipeline_steps.models.device import best_device
 
 
 def run(context: StepContext) -> None:
@@ -32,6 +33,8 @@ def run(context: StepContext) -> None:
     if torn := cache.remove_torn():
         context.log.info("removed %d half-written files of killed jobs from %s", torn, cache.folder)
     device = best_device()
+    if device.type == "cpu":
+        keep_freed_memory()
     models = [Checkpoint(folder, settings, device) for folder in checkpoints]
     if "penultimate" in settings.taps:
         for model in models:

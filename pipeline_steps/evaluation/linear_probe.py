@@ -16,7 +16,7 @@ from pipeline_steps.evaluation.scores import Evaluation, Score, evaluation_of
 from pipeline_steps.evaluation.softmax_regression import SoftmaxRegression, Solution
 from pipeline_steps.evaluation.strength_sweep import Sweep, choose_strength, predict
 from pipeline_steps.evaluation.zero_shot import mean_per_class
-from pipeline_steps.models.clip import best_device
+from pipeline_steps.models.device import best_device
 
 COLUMNS = ("dataset", "row", "label", "prediction", "rank")
 TASK = "classification"

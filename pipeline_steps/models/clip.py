@@ -22,7 +22,7 @@ from pipeline_steps.core.files import require_free_disk, whole_folder
 from pipeline_steps.models import laclip as _laclip  # noqa: F401  makes its towers known to timm
 from pipeline_steps.models.tokens import Tokenizer, is_from_hub, layout_of
 
-__all__ = ["ClipBundle", "ImageTransform", "Tokenizer", "best_device", "create_clip", "load_clip", "save_clip"]
+__all__ = ["ClipBundle", "ImageTransform", "Tokenizer", "create_clip", "load_clip", "save_clip"]
 
 ImageTransform = Callable[[Image.Image], Tensor]
 PROVENANCE_FILE = "provenance.json"
@@ -123,11 +123,6 @@ def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[st
             (partial / PROVENANCE_FILE).write_text(text + "\n", encoding="utf-8")
         if is_from_hub(bundle.tokenizer):
             bundle.tokenizer.save_pretrained(partial)  # type: ignore[attr-defined]
-
-
-def best_device() -> torch.device:
-    """The first GPU where there is one (CUDA_VISIBLE_DEVICES chooses, or hides it), else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def registered_name(architecture: str) -> str:

@@ -13,7 +13,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import rank, world_size
+from pipeline_steps.core.process import keep_freed_memory, rank, world_size
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ def process_group() -> Iterator[Processes]:
     Raises PipelineError when there are more processes on this machine than GPUs.
     """
     device = _device()
+    if device.type == "cpu":
+        keep_freed_memory()
     if world_size() == 1:
         yield Processes(0, 1, device)
         return

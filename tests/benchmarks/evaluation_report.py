@@ -116,9 +116,9 @@ def _whole(whole: Whole) -> list[str]:
     return [
         f"CIFAR-10, {whole.rows['train']:,} training and {whole.rows['test']:,} test pictures, the demo's architecture "
         f"({whole.weights}): zero-shot classification and linear probe, seconds of whole processes. clip_benchmark's "
-        "probe asserts a CUDA device (and trains with AdamW), so it does not run here. In its place stand its command "
-        "on the training pictures, which its probe also begins with, and scikit-learn's L-BFGS on the features that "
-        "this pipeline extracted.",
+        "probe asserts a CUDA device (and trains with AdamW), so it does not run here. It begins with embedding the "
+        "training and the test pictures, and shares nothing with zero-shot; in its place stand the zero-shot command "
+        "on both, and scikit-learn's L-BFGS on the features that this pipeline extracted.",
         _table(rows, ["", "", "seconds"]),
         f"Zero-shot top-1: {whole.scores['top1']:.4f} here, {whole.metrics['acc1']:.4f} by clip_benchmark. "
         f"Probe: {whole.scores['probe']:.4f}.",

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema.evaluation import Tap
-from pipeline_steps.models.clip import ImageTransform, load_clip
+from pipeline_steps.evaluation.features.preprocessing import Preprocessing
+from pipeline_steps.models.clip import load_clip
 from pipeline_steps.models.penultimate import PenultimateReader
 
 Rows = NDArray[np.float32]
@@ -30,13 +31,15 @@ class Encoder:
     def __init__(self, folder: Path, device: torch.device, *, batch_size: int, taps: Sequence[Tap]) -> None:
         bundle = load_clip(folder)
         self._model = bundle.model.to(device).eval()
+        if device.type == "cpu":
+            self._model.to(memory_format=torch.channels_last)  # convolutions are 1.5 times as fast
         self._tokenizer = bundle.tokenizer
         self._device = device
         self._batch_size = batch_size
         self._reader: PenultimateReader | None = None
-        self.preprocess: ImageTransform = bundle.preprocess
+        self.preprocessing = Preprocessing(bundle.preprocess)
         preprocess_cfg: Any = bundle.model.visual.preprocess_cfg
-        self.preprocessing = json.dumps(preprocess_cfg, sort_keys=True, default=str)
+        self.preprocess_cfg = json.dumps(preprocess_cfg, sort_keys=True, default=str)
         if "penultimate" in taps:
             try:
                 self._reader = PenultimateReader(self._model)

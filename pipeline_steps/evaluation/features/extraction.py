@@ -32,8 +32,8 @@ from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSpl
 from pipeline_steps.evaluation.features.cache import Entry, FeatureCache, GrowingFile, key_of
 from pipeline_steps.evaluation.features.encoder import Encoder, Rows
 from pipeline_steps.evaluation.features.index import Index, SetFacts, SplitFacts
+from pipeline_steps.evaluation.features.preprocessing import Preprocessing
 from pipeline_steps.evaluation.scores import EVALUATOR_VERSION
-from pipeline_steps.models.clip import ImageTransform
 
 KEY_OF_TAP: dict[Tap, str] = {"projected": "image", "penultimate": "penultimate"}
 
@@ -130,24 +130,25 @@ class Extraction:
             checkpoint.entries |= {f"{prefix}/{KEY_OF_TAP[tap]}": growing.done() for tap, growing in files.items()}
 
     def _encode(self, pictures: Pictures, wanted: Sequence[tuple[Checkpoint, dict[Tap, GrowingFile]]]) -> None:
-        transforms = {one.encoder.preprocessing: one.encoder.preprocess for one, _ in wanted}
-        place = {preprocessing: number for number, preprocessing in enumerate(transforms)}
+        transforms = {one.encoder.preprocess_cfg: one.encoder.preprocessing for one, _ in wanted}
+        place = {preprocess_cfg: number for number, preprocess_cfg in enumerate(transforms)}
         models = f"{len(wanted)} checkpoints" if len(wanted) > 1 else "1 checkpoint"
         for batch in self._batches(pictures, list(transforms.values()), f"{pictures.title}, {models}"):
             for checkpoint, files in wanted:
-                pixels = batch[place[checkpoint.encoder.preprocessing]]
+                pixels = batch[place[checkpoint.encoder.preprocess_cfg]]
                 for tap, rows in checkpoint.encoder.images(pixels, list(files)).items():
                     files[tap].append(rows)
         self.counts["pictures_read"] += pictures.count
 
-    def _batches(self, pictures: Pictures, transforms: Sequence[ImageTransform], title: str) -> Iterator[list[Tensor]]:
+    def _batches(self, pictures: Pictures, transforms: Sequence[Preprocessing], title: str) -> Iterator[list[Tensor]]:
         """Batches in order, each once per transform (N, C, H, W), on the device."""
         loader: DataLoader[Any] = DataLoader(
             PreprocessedPictures(pictures, transforms), self.settings.batch_size, num_workers=self.settings.workers,
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         for batch in tqdm(loader, desc=title, unit="batch", mininterval=5.0):
-            yield [pixels.to(self.device, non_blocking=True) for pixels in batch]
+            on_device = [pixels.to(self.device, non_blocking=True) for pixels in batch]
+            yield [one.of_batch(pixels) for one, pixels in zip(transforms, on_device, strict=True)]
 
     def _add_captions(self, name: str, split: PreparedSplit) -> None:
         captions = split.captions
@@ -178,7 +179,7 @@ class Extraction:
 class PreprocessedPictures(Dataset[tuple[Tensor, ...]]):
     """Row -> the picture, decoded once, through each transform."""
 
-    def __init__(self, pictures: Pictures, transforms: Sequence[ImageTransform]) -> None:
+    def __init__(self, pictures: Pictures, transforms: Sequence[Preprocessing]) -> None:
         self._pictures, self._transforms = pictures, transforms
 
     def __len__(self) -> int:
@@ -186,7 +187,7 @@ class PreprocessedPictures(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, row: int) -> tuple[Tensor, ...]:
         picture = self._pictures.at(row)
-        return tuple(transform(picture) for transform in self._transforms)
+        return tuple(transform.of_picture(picture) for transform in self._transforms)
 
 
 @dataclass(frozen=True)
