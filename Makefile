@@ -31,7 +31,7 @@ mlflow: setup              ## MLflow's UI on this machine alone
 	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(STORE)
 
 dag: setup                 ## the DAG as docs/dag.svg (needs Graphviz)
-	snakemake --rulegraph --configfile $(CONFIG) | sed "s/_job//" | dot -Grankdir=LR -Tsvg > docs/dag.svg
+	snakemake --rulegraph --configfile $(CONFIG) | sed -E "s/(_[0-9]+)?_job//" | dot -Grankdir=LR -Tsvg > docs/dag.svg
 
 setup: $(VENV)/.complete   ## the pinned environment
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from PIL import Image
 
+from tests.workflow.open_runs import unlearn_runs, wait_for_open_run
 from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, workspace
 
 METHODS = ("reference", "continued", "gradient_ascent", "ncu")
@@ -261,37 +261,17 @@ def test_a_killed_step_ends_as_killed_and_a_second_try_finishes_without_doubling
         ["snakemake", "unlearn", "--configfile", *edited], cwd=folder, env=user_environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
-    victim = _wait_for_open_run(folder, running)
+    victim = wait_for_open_run(folder, running)
     os.kill(victim, signal.SIGKILL)
     output, _ = running.communicate(timeout=120)
     assert running.returncode != 0, output
     assert not (folder / "results/smoke/unlearn/ncu/seed0/checkpoint").exists()
-    assert [run.info.status for run in _unlearn_runs(folder)] == ["FINISHED", "KILLED"]
+    assert [run.info.status for run in unlearn_runs(folder)] == ["FINISHED", "KILLED"]
     again = snakemake(folder, "unlearn", configfiles=edited)
     assert again.returncode == 0, again.stdout[-3000:]
-    runs = _unlearn_runs(folder)
+    runs = unlearn_runs(folder)
     assert [run.info.status for run in runs] == ["FINISHED", "KILLED", "FINISHED"]
     assert [run.data.tags["current"] for run in runs] == ["false", "false", "true"]
-
-
-def _unlearn_runs(folder: Path) -> list[Run]:
-    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
-    experiment = client.get_experiment_by_name("smoke")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], "tags.stage = 'unlearn'", order_by=["start_time ASC"]))
-
-
-def _wait_for_open_run(folder: Path, driver: subprocess.Popen[str]) -> int:
-    """The process id of the unlearn step, once its MLflow run is open; it is a child of the driver that we started."""
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline and driver.poll() is None:
-        open_runs = [run for run in _unlearn_runs(folder) if run.info.status == "RUNNING"]
-        children = {child.pid for child in psutil.Process(driver.pid).children(recursive=True)}
-        for run in open_runs:
-            if int(run.data.tags["pid"]) in children:
-                return int(run.data.tags["pid"])
-        time.sleep(0.2)
-    raise AssertionError("the step did not open its run")
 
 
 def test_a_hole_in_the_grid_is_refused_by_name(folder: Path) -> None:
