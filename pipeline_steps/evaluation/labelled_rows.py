@@ -104,12 +104,13 @@ class LabelledRows:
         """At most `count` rows (m, d), float32, at random but always the same ones, in order."""
         random = np.random.default_rng(0)
         chosen = np.sort(random.choice(len(self), size=min(count, len(self)), replace=False))
-        found, start = [], 0
+        found = torch.empty(len(chosen), self.width, device=self.device)  # whole: pieces would break up the heap
+        start = 0
         for feature_MD, _ in self.blocks():
             first, last = np.searchsorted(chosen, [start, start + len(feature_MD)])
-            found.append(feature_MD[torch.from_numpy(chosen[first:last] - start).to(self.device)])
+            found[first:last] = feature_MD[torch.from_numpy(chosen[first:last] - start).to(self.device)]
             start += len(feature_MD)
-        return torch.cat(found)
+        return found
 
     def _read(self) -> Iterator[tuple[Tensor, Tensor]]:
         step = max(1, _BLOCK_ELEMENTS // self.width)
