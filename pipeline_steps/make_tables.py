@@ -9,7 +9,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from pipeline_steps.core.files import whole_folder, write_text
-from pipeline_steps.core.schema import MakeTablesConfig, UnlearnConfig
+from pipeline_steps.core.schema import ImportReferenceConfig, MakeTablesConfig, UnlearnConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.evaluation.features.index import Features
 from pipeline_steps.evaluation.similarity import validation_similarities
@@ -53,7 +53,8 @@ def run(context: StepContext) -> None:
         write_figures(
             folder, measured, zero_shot=zero_shot, pairs=pairs, similarities=similarities, history=history
         )  # fmt: skip
-    write_text(paths["findings"], findings_text(summary, forget_frame(history)))
+    imported = context.section("import_reference", ImportReferenceConfig).weights
+    write_text(paths["findings"], findings_text(summary, forget_frame(history), imported))
     for name in ("tables", "figures"):
         for path in sorted(paths[name].iterdir()):
             context.run.log_file(path, name)
@@ -70,7 +71,7 @@ def _similarities(results: Path, grid: Grid, method: str) -> pd.DataFrame:
 STEP = Step(
     name="make_tables",
     summary="Tables, figures and findings over all methods and seeds.",
-    sections=("make_tables", "methods", "seeds", "unlearn"),
+    sections=("make_tables", "methods", "seeds", "unlearn", "import_reference"),
     inputs={
         "results": "results/<experiment>: evaluations, features and histories of every method and seed",
         "paper": "the paper's values and the layout of its tables: resources/paper/tables.yaml",

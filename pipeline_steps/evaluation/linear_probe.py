@@ -87,6 +87,11 @@ def divided(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
     used = np.flatnonzero(part.label >= 0)
     classes, counts = np.unique(part.label[used], return_counts=True)
     shared = used[~np.isin(part.label[used], classes[counts == 1])]
+    if not len(shared):
+        raise PipelineError(
+            f"no class of {part.matrix.name} has two training pictures, so none can be held out to choose the strength "
+            "on. Set eval_probe.inverse_l2 to one strength (lowest = highest), or give the set a validation split."
+        )
     try:
         _, held_out = train_test_split(shared, test_size=fraction, random_state=seed, stratify=part.label[shared])
     except ValueError as error:

@@ -35,7 +35,7 @@ def evaluate_retrieval(features: Features, *, recall_at: Sequence[int]) -> Evalu
         for folds in sorted({1, features.folds(dataset) or 1}):
             name = dataset if folds == 1 else folds_name(dataset, len(image), folds)
             measured, ranks = fold_recalls(image, caption, caption_image, folds, recall_at, title=name)
-            scores[name] = features.facts(dataset, "test") | measured
+            scores[name] = features.facts(dataset, "test") | {"metric": "recall"} | measured
             outcomes.append(ranks.assign(dataset=name))
     return evaluation_of(scores, outcomes, COLUMNS, features.holes(TASK))
 

@@ -157,6 +157,11 @@ def _preprocess_beside(path: Path) -> Mapping[str, Any] | None:
 
 
 def _checked_sha256(path: Path, expected: str | None) -> str:
+    if path.is_dir():
+        raise PipelineError(
+            f"import_reference.weights = {str(path)!r} is a folder; name the file of weights in it, "
+            "open_clip_model.safetensors in a folder that a training wrote"
+        )
     if not path.is_file():
         raise PipelineError(f"import_reference.weights = {str(path)!r}: there is no such file")
     found = sha256_of(path)
@@ -172,7 +177,10 @@ def _require_quick_gelu(architecture: str, source: str) -> None:
     if open_clip.get_model_config(registered_name(architecture)).get("quick_gelu"):
         return
     quick = f"{architecture}-quickgelu"
-    remedy = f"Use {quick}." if quick in open_clip.list_models() else 'Set "quick_gelu": true in that file.'
+    remedy = f"Use {quick}."
+    if quick not in open_clip.list_models():
+        remedy = "Name the architecture of these weights, such as ViT-B-32-quickgelu, or a JSON file of your own with "
+        remedy += '"quick_gelu": true.'
     raise PipelineError(
         f"weights of {source!r} were trained with QuickGELU, and model.architecture = {architecture!r} computes GELU: "
         f"they would load and embed wrongly. {remedy}"

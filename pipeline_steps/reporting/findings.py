@@ -10,28 +10,33 @@ from pipeline_steps.reporting.names import CONTROL, title_of
 from pipeline_steps.reporting.summary import Column, Summary
 
 SUBJECT = "ncu"
-_MEASURES = {"mean_recall": "mean recall", "zero_shot_top1": "zero-shot top-1"}
+_MEASURES = {
+    "mean_recall": "mean recall", "zero_shot_top1": "zero-shot top-1", "linear_probe_accuracy": "linear probe accuracy",
+}  # fmt: skip
 
 
-def findings_text(summary: Summary, forget: pd.DataFrame) -> str:
+def findings_text(summary: Summary, forget: pd.DataFrame, imported: str | None = None) -> str:
     """What the noisy captions left, and where NCU stands, as exactly two sentences.
 
-    `forget` is `forget_frame` of the histories; it is empty without injected noise. Where NCU is not among the
-    methods, the last trained method other than the control takes its place; where there is none, that is said.
+    `forget` is `forget_frame` of the histories; it is empty without injected noise. `imported`: the file or tag that
+    the reference was imported from, whose captions nobody here knows. Where NCU is not among the methods, the last
+    trained method other than the control takes its place; where there is none, that is said.
     """
-    return f"{_reference_sentence(summary, forget)} {_method_sentence(summary)}\n"
+    return f"{_reference_sentence(summary, forget, imported)} {_method_sentence(summary)}\n"
 
 
-def _reference_sentence(summary: Summary, forget: pd.DataFrame) -> str:
+def _reference_sentence(summary: Summary, forget: pd.DataFrame, imported: str | None) -> str:
     noise = forget.loc[forget["name"] == "base_rate", "value"]
-    captions = "captions as they came"
-    if len(noise):
-        captions = f"captions of which {_percent(float(noise.mean()), 0)} had been shuffled among pictures"
+    origin = "trained on captions as they came"
+    if imported:
+        origin = f"imported from {imported}"
+    elif len(noise):
+        origin = f"trained on captions of which {_percent(float(noise.mean()), 0)} had been shuffled among pictures"
     reached = [
         _against_chance(summary.cells[REFERENCE, column.key].score, _named(name, column))
         for name, column in _given(summary)
     ]
-    return f"The reference, trained on {captions}, {_reaches(reached)}{_forget_clause(forget)}."
+    return f"The reference, {origin}, {_reaches(reached)}{_forget_clause(forget)}."
 
 
 def _given(summary: Summary) -> list[tuple[str, Column]]:
@@ -46,7 +51,7 @@ def _named(name: str, column: Column) -> str:
 
 
 def _reaches(reached: list[str]) -> str:
-    return f"reaches {' and '.join(reached)}" if reached else "has no mean over all sets, some of which are missing"
+    return f"reaches {_listed(reached)}" if reached else "has no mean over all sets, some of which are missing"
 
 
 def _forget_clause(forget: pd.DataFrame) -> str:
@@ -71,10 +76,10 @@ def _method_sentence(summary: Summary) -> str:
     if summary.methods == (REFERENCE,):
         return "No method was trained beside it, so there is nothing to compare it with."
     subject = _subject(summary)
-    clauses = []
+    clauses: list[str] = []
     unit = f" points, {100 * summary.confidence:g}% interval"
-    owners = (f"{title_of(subject)}'s", "its")
-    for (name, column), owner in zip(_given(summary), owners, strict=False):
+    for name, column in _given(summary):
+        owner = "its" if clauses else f"{title_of(subject)}'s"
         cell = summary.cells[subject, column.key]
         others = [("the equal-compute control", cell.to_control), ("the reference", cell.to_reference)]
         compared = []
@@ -86,7 +91,7 @@ def _method_sentence(summary: Summary) -> str:
     if not clauses:
         needed = ", ".join(summary.holes)
         return f"{title_of(subject)} cannot be placed before these sets are there: {needed}; {_limit(summary)}."
-    return f"{', and '.join(clauses)}; {_limit(summary)}."
+    return f"{_listed(clauses, ', and ')}; {_limit(summary)}."
 
 
 def _compared(other: str, difference: Difference, unit: str) -> str:
@@ -107,6 +112,10 @@ def _limit(summary: Summary) -> str:
     if len(summary.seeds) == 1:
         return "one seed was run, so the intervals cover the choice of test pictures and not the luck of training"
     return f"the intervals cover the choice of test pictures, for the mean over {len(summary.seeds)} seeds"
+
+
+def _listed(parts: list[str], last: str = " and ") -> str:
+    return last.join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
 
 
 def _percent(fraction: float, decimals: int = 1) -> str:

@@ -119,7 +119,7 @@ def read_grid(results: Path, methods: tuple[str, ...], seeds: tuple[int, ...]) -
         lines = "\n".join(f"  - {gap}" for gap in gaps)
         raise PipelineError(
             f"the grid of {results} has {len(gaps)} hole(s), so no table was made:\n{lines}\n"
-            "Run these evaluations again; `snakemake make_tables` makes what is missing."
+            "Run these evaluations again; `snakemake --forcerun make_tables` makes what is missing."
         )
     return Grid(everyone, seeds, cells)
 

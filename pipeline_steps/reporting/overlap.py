@@ -70,11 +70,19 @@ def overlap_frame(grid: Grid, overlaps: pd.DataFrame, places: Sequence[Place]) -
 def overlap_markdown(frame: pd.DataFrame) -> str:
     """Counts per data set, then, for those that overlap, the scores with and without the pictures in question."""
     counts = [
-        [str(row["dataset"]), f"{row['n']:,}", str(row[EXACT]), str(row[NEAR])]
-        for _, row in frame.drop_duplicates(["dataset", "n", EXACT, NEAR]).sort_values("dataset").iterrows()
+        [str(row["dataset"]), str(row["task"]), f"{row['n']:,}", str(row[EXACT]), str(row[NEAR])]
+        for _, row in frame.assign(task=np.where(frame["stage"] == RETRIEVAL, "retrieval", "classification"))
+        .drop_duplicates(["dataset", "task", "n", EXACT, NEAR])
+        .sort_values(["dataset", "task"])
+        .iterrows()
     ]
-    header = ["Data set", "Test pictures", "Also in training", "Nearly in training"]
-    parts = ["# Training pictures among the test pictures", text_table(header, counts, "pipe")]
+    header = ["Data set", "Evaluation", "Test pictures", "Also in training", "Nearly in training"]
+    told = (
+        "Test pictures that ask a question (in retrieval: those with a caption), compared with the pictures of this "
+        "experiment's manifest, not with what an imported checkpoint has been trained on. “Also in training”: the same "
+        "file; “nearly”: another file whose perceptual hash is close."
+    )
+    parts = ["# Training pictures among the test pictures", told, text_table(header, counts, "pipe")]
     overlapping = frame[(frame[EXACT] > 0) | (frame[NEAR] > 0)]
     if overlapping.empty:
         return "\n\n".join([*parts, "No test picture of these sets is a training picture, or nearly one."]) + "\n"
@@ -87,10 +95,7 @@ def overlap_markdown(frame: pd.DataFrame) -> str:
         for _, row in overlapping.iterrows()
     ]
     header = ["Method", "Measure", "All pictures", "Without these", "Difference"]
-    told = (
-        "In percent. “Also in training”: the same file; “nearly”: another file whose perceptual hash is close. In "
-        "retrieval these pictures and their captions ask no question, but stay in the gallery."
-    )
+    told = "Scores in percent. In retrieval these pictures and their captions ask no question, but stay in the gallery."
     return "\n\n".join([*parts, told, text_table(header, body, "pipe")]) + "\n"
 
 

@@ -13,6 +13,8 @@ from pipeline_steps.reporting.grid import OUTCOME_FILES, Grid
 from pipeline_steps.reporting.measured import Difference, Measured, Score, score_columns
 from pipeline_steps.reporting.names import AVERAGE_MARK, CONTROL, HEADLINES, Headline, column_title, title_of
 
+VERDICTS = ("behind", "indistinguishable", "ahead")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -114,9 +116,10 @@ def _columns(grid: Grid, averages: Mapping[str, Sequence[str]]) -> Iterator[Colu
         scored = grid.own_datasets(headline.stage)
         yield Column(headline, None, scored, tuple(grid.holes(headline.stage)) or (() if scored else ("a data set",)))
         for name, sets in averages.items():
-            if not {*sets}.isdisjoint(grid.datasets(headline.stage)):
-                needs = tuple(dataset for dataset in sets if dataset not in grid.datasets(headline.stage))
-                yield Column(headline, name, tuple(dataset for dataset in sets if dataset not in needs), needs)
+            there = tuple(dataset for dataset in sets if dataset in grid.datasets(headline.stage))
+            needs = tuple(dataset for dataset in sets if dataset in grid.holes(headline.stage))
+            if there or needs:
+                yield Column(headline, name, there, needs)
 
 
 def summary_frame(summary: Summary) -> pd.DataFrame:
@@ -157,7 +160,7 @@ def _difference_columns(key: str, difference: Difference | None) -> dict[str, ob
 
 
 def control_sentences(summary: Summary) -> Iterator[str]:
-    """For every trained method other than the control, a line that says where it does not beat the control."""
+    """For every trained method other than the control, a line that says where it stands against the control."""
     if CONTROL not in summary.methods:
         yield f"The equal-compute control (`{CONTROL}`) is not in `methods`, so no method was compared with it."
         return
@@ -169,12 +172,16 @@ def control_sentences(summary: Summary) -> Iterator[str]:
         if not failed:
             yield f"**{title_of(method)} beats the equal-compute control** on all {len(row)} measures."
             continue
-        listed = "; ".join(
-            f"{cell.column.title[0].lower()}{cell.column.title[1:]} ({points(cell.to_control)})"
-            for cell in failed
-            if cell.to_control
-        )
-        yield f"**{title_of(method)} does not beat the equal-compute control** on: {listed}."
+        parts = [f"{verdict} on {listed}" for verdict in VERDICTS if (listed := _with_verdict(row, verdict))]
+        yield f"**{title_of(method)} does not beat the equal-compute control** throughout: {'; '.join(parts)}."
+
+
+def _with_verdict(row: Sequence[SummaryCell], verdict: str) -> str:
+    return ", ".join(
+        f"{cell.column.title[0].lower()}{cell.column.title[1:]} ({points(cell.to_control)})"
+        for cell in row
+        if cell.to_control and cell.to_control.verdict.startswith(verdict)
+    )
 
 
 def points(difference: Difference) -> str:

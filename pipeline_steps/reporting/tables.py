@@ -188,7 +188,7 @@ def _datasets_sentence(summary: Summary) -> str:
     listed: dict[str, str] = {}
     for column in summary.columns:
         name = TITLES[column.headline.stage].lower() + (f", {column.average}" if column.average else "")
-        if column.datasets:
+        if column.datasets and not column.needs:
             listed[name] = f"{len(column.datasets)}, {', '.join(column.datasets)}"
     sets = "; ".join(f"{name}: {text}" for name, text in listed.items())
     return f"Each score is the plain mean over its data sets ({sets})." if sets else ""

@@ -13,9 +13,10 @@ from tests.results_tree import SETTINGS, SIGNALS, MadeSet, write_tree
 from tests.unit.paths import REPOSITORY
 from tests.unit.step_runs import artifacts_of, command, runs_of
 
-UNLEARN = json.loads(settings_json(load_config(read_yaml([REPOSITORY / "config" / "config.yaml"])), "unlearn"))
+DEFAULT = load_config(read_yaml([REPOSITORY / "config" / "config.yaml"]))
+BESIDE = json.loads(settings_json(DEFAULT, "unlearn", "import_reference"))
 TABLES = {**SETTINGS["make_tables"], "bootstrap_samples": 60}
-WANTED = {"methods": list(SIGNALS), "seeds": [0], "make_tables": TABLES, **UNLEARN}
+WANTED = {"methods": list(SIGNALS), "seeds": [0], "make_tables": TABLES, **BESIDE}
 PAPER = REPOSITORY / "resources" / "paper" / "tables.yaml"
 CLASSIFICATION = ("classification",)
 
@@ -83,7 +84,7 @@ def test_the_papers_tables_overlaps_holes_and_figures_come_out_of_one_command(
     tables = {
         **TABLES, "paper": {"corpus": "CC3M", "architecture": "ViT-B/16"}, "averages": {"small": ["cifar10", "stl10"]},
     }  # fmt: skip
-    wanted = {"methods": list(signals), "seeds": [0, 1], "make_tables": tables, **UNLEARN}
+    wanted = {"methods": list(signals), "seeds": [0, 1], "make_tables": tables, **BESIDE}
     outputs = _outputs(results)
     assert command(STEP, settings=wanted, results=results, paper=PAPER, overlaps=overlaps, **outputs) == 0
     written = {path.name for path in outputs["tables"].iterdir()}

@@ -16,7 +16,7 @@ rule make_tables:
                        caption="../report/figures.rst"),
         findings=f"{ROOT}/findings.md",
     params:
-        settings=settings("make_tables", "methods", "seeds", "unlearn"),
+        settings=settings("make_tables", "methods", "seeds", "unlearn", "import_reference"),
         results=subpath(output.tables, parent=True),
     log:
         f"{ROOT}/logs/make_tables.log",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic.dataclasses import dataclass
 
 from pipeline_steps.core.schema.values import STRICT, Count, Name, OpenFraction, Positive
@@ -108,6 +108,12 @@ class PaperConfig:
     architecture: Literal["ViT-B/16", "ViT-B/32"]
 
 
+def _some_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names or len({*names}) < len(names):
+        raise ValueError("at least one data set, and none twice")
+    return names
+
+
 @dataclass(frozen=True, config=STRICT)
 class MakeTablesConfig:
     """Intervals of the tables and figures; `averages` maps a name to the sets that it is the plain mean of."""
@@ -115,5 +121,5 @@ class MakeTablesConfig:
     bootstrap_samples: Count
     confidence: OpenFraction
     zero_shot_metric: Literal["by_set", "top1"]
-    averages: dict[str, Annotated[tuple[Name, ...], Field(min_length=1)]]
+    averages: dict[str, Annotated[tuple[Name, ...], AfterValidator(_some_once)]]
     paper: PaperConfig | None

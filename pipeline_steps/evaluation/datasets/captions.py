@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def read_karpathy(source: KarpathySource, root: Path) -> SourceSet:
             name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path))
             for name, own in source.splits.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{path} is not of Karpathy's form ({error!r})") from error
     return SourceSet(f"karpathy: {placed(source.path, root)}", splits)
 
@@ -37,6 +38,8 @@ def _sentences(found: Sequence[Any], images: Path, parts: Sequence[str], path: P
     chosen = [image for image in found if image["split"] in parts]
     files = ["/".join(filter(None, (image.get("filepath"), image["filename"]))) for image in chosen]
     captions = [tuple(sentence["raw"] for sentence in image["sentences"]) for image in chosen]
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise PipelineError(f"{path} has {len(twice)} pictures twice, such as {twice[0]}; keep one entry of each")
     return _entries(dict(zip(files, captions, strict=True)), images, path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline_steps.reporting.figures.style import method_colour, styled
 from pipeline_steps.reporting.history import FORGET_SET
@@ -17,7 +18,7 @@ _FORGET_STYLE = {
 }  # fmt: skip
 _FORGET_LABELS = {
     "precision": "precision", "recall": "recall", "auroc": "AUROC",
-    "base_rate": "share of shuffled pairs (random pick)",
+    "base_rate": "share of shuffled pairs (precision of a random pick)",
 }  # fmt: skip
 _COLUMNS = 3
 
@@ -30,6 +31,8 @@ def loss_figure(losses: pd.DataFrame) -> Figure:
         for axis, ((stage, method), rows) in zip(axes, panels, strict=True):
             _loss_panel(axis, str(method), rows)
             axis.set_title(f"{stage}\n{title_of(str(method))}", loc="left")
+        for axis in axes:
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel("loss", fontsize=9)
     return figure
@@ -45,6 +48,8 @@ def forget_figure(forget: pd.DataFrame) -> Figure:
                 _seed_lines(axis, rows[rows["name"] == name], *_FORGET_STYLE[name], label=_FORGET_LABELS[name])
             axis.set_title(f"{stage}\n{title_of(str(method))}", loc="left")
             axis.set_ylim(0, 100)
+        for axis in axes:
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         figure.supxlabel("training step", fontsize=9)
         figure.supylabel("forget set (%)", fontsize=9)
         handles, labels = axes[0].get_legend_handles_labels()

@@ -147,6 +147,8 @@ def test_splits_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
     features, _, _ = clipart(tmp_path, ("train", "test"), train=np.where(own["train"] == 2, 2, -1))
     with pytest.raises(PipelineError, match="holds 1 class and at least two are needed"):
         fit_probe(features, "clipart", PROBE, seed=0)
+    with pytest.raises(PipelineError, match=r"no class of an array has two training pictures.*inverse_l2 to one"):
+        divided(Part(ArrayMatrix(np.zeros((3, 2))), np.arange(3)), 0.25, seed=0)
 
 
 def test_holes_stand_beside_the_scores(tmp_path: Path) -> None:

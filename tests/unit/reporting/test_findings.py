@@ -49,7 +49,7 @@ def test_the_verdict_on_mean_recall_is_the_one_that_was_built_in(case: tuple[str
 def test_every_verdict_agrees_with_its_interval(case: tuple[str, Summary]) -> None:
     text = findings_text(case[1], NO_NOISE)
     found = re.findall(r"(ahead of|behind|indistinguishable from) the [\w -]+? \(([^)]*)\)", text)
-    assert len(found) == 4
+    assert len(found) == 6
     for verdict, numbers in found:
         low, high = (float(number) for number in re.findall(r"[-+]\d+\.\d", numbers)[-2:])
         assert {"ahead of": low >= 0, "behind": high <= 0, "indistinguishable from": low <= 0 <= high}[verdict]
@@ -69,6 +69,13 @@ def test_without_injected_noise_captions_are_as_they_came(summary: Summary) -> N
     first = _sentences(findings_text(summary, NO_NOISE))[0]
     assert first.startswith("The reference, trained on captions as they came, reaches")
     assert "shuffled" not in first
+
+
+def test_an_imported_reference_is_not_said_to_be_trained_here(results: Path, summary: Summary) -> None:
+    forget = forget_frame(read_histories(results, tuple(SIGNALS), (0,)))
+    first = _sentences(findings_text(summary, forget, "data/clip.pt"))[0]
+    assert first.startswith("The reference, imported from data/clip.pt, reaches")
+    assert "in NCU's forget sets were shuffled ones" in first
 
 
 def test_several_seeds_are_named(wide_grid: Grid) -> None:

@@ -55,7 +55,7 @@ def test_every_hole_is_named(copy: Path) -> None:
     assert f"missing: {copy}/eval_zeroshot/reference/seed0/scores.json, {copy}/eval_zeroshot/reference" in message
     assert f"torn: {torn}" in message
     assert f"torn: {ranks}" in message
-    assert "snakemake make_tables" in message
+    assert "snakemake --forcerun make_tables" in message
 
 
 def test_a_seed_that_was_not_run_is_a_hole_in_every_evaluation(copy: Path) -> None:

@@ -81,11 +81,12 @@ def test_the_table_counts_every_set_and_shows_those_that_overlap(
     assert set(frame["dataset"]) == {"pets", "cifar10", "mscoco"}
     text = (tmp_path / "overlap.md").read_text()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert [row for row in cells if row[0] == "pets"] == [["pets", "96", "1", "1"]]
-    assert [row for row in cells if row[0] == "cifar10"] == [["cifar10", "96", "0", "0"]]
+    assert [row for row in cells if row[0] == "pets"] == [["pets", "classification", "96", "1", "1"]]
+    assert [row for row in cells if row[0] == "cifar10"] == [["cifar10", "classification", "96", "0", "0"]]
     row = frame.set_index(["dataset", "method"]).loc[("pets", "ncu")]
     shown = [f"{100 * row['score']:.1f}", f"{100 * row['without']:.1f}", f"{100 * row['minus']:+.1f}"]
     assert ["NCU", "pets: zero-shot mean per class", *shown] in cells
+    assert [row[:2] for row in cells if row[0] == "mscoco"] == [["mscoco", "retrieval"]]
     assert not any("cifar10:" in row[1] for row in cells if len(row) > 1)
     assert "stay in the gallery" in text
 

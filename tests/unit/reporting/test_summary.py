@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -98,11 +99,25 @@ def test_words_say_who_beats_the_control_and_where_not(summary: Summary) -> None
     cell = summary.cells["gradient_ascent", "mean_recall"]
     assert cell.to_control is not None
     assert cell.to_control.verdict == "behind"
-    assert sentences[0].startswith("**Gradient ascent does not beat the equal-compute control** on: ")
+    assert sentences[0].startswith("**Gradient ascent does not beat the equal-compute control** throughout: ")
     assert f"mean recall ({points(cell.to_control)})" in sentences[0]
-    failed = [cell for cell in summary.row("ncu") if cell.to_control and cell.to_control.interval.low <= 0]
-    assert ("does not beat" in sentences[1]) == bool(failed)
-    assert sentences[1].count("[") == len(failed)
+    for sentence, method in zip(sentences, ("gradient_ascent", "ncu"), strict=True):
+        row = [cell for cell in summary.row(method) if cell.to_control]
+        failed = [cell for cell in row if cell.to_control and cell.to_control.interval.low <= 0]
+        assert ("does not beat" in sentence) == bool(failed)
+        assert not failed or sentence.count("[") == len(row)
+        for verdict, listed in re.findall(r"(behind|indistinguishable|ahead) on ([^;]*)", sentence):
+            assert all((verdict in cell.to_control.verdict) == (points(cell.to_control) in listed) for cell in row)
+
+
+def test_an_average_counts_the_sets_of_its_task_and_names_those_that_are_missing(paper_measured: Measured) -> None:
+    averages = {"pair": ("cifar10", "mscoco"), "only cars": ("cars",)}
+    columns = {column.key: column for column in summarise(paper_measured, averages).columns}
+    recall, top1 = columns["mean_recall@pair"], columns["zero_shot_top1@pair"]
+    assert (recall.datasets, recall.needs, recall.sets) == (("mscoco",), (), 1)
+    assert (top1.datasets, top1.needs, top1.sets) == (("cifar10",), (), 1)
+    assert columns["zero_shot_top1@only cars"].needs == ("cars",)
+    assert "mean_recall@only cars" not in columns
 
 
 def test_without_the_control_words_say_that_nothing_was_compared(results_without_control: Summary) -> None:

@@ -83,7 +83,7 @@ def test_a_csv_of_another_form_is_refused(text: str, words: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"images": [{"split": "test"}]}', '{"images": 3}', '{"images": [[]]}', "null"]
+    "text", ["{", "[]", 100_000 * "[", '{"images": [{"split": "test"}]}', '{"images": 3}', '{"images": [[]]}', "null"]
 )
 def test_json_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
     source = KarpathySource(**KARPATHY)
@@ -96,3 +96,11 @@ def test_json_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="is not of Karpathy's form") as caught:
         read_karpathy(source, tmp_path)
     assert not isinstance(caught.value, AbsentError)
+
+
+def test_a_picture_that_stands_in_the_json_twice_is_refused(tmp_path: Path) -> None:
+    image = {"split": "test", "filename": "1.jpg", "sentences": [{"raw": "a dog"}]}
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": [image, image]}))
+    with pytest.raises(PipelineError, match=r"dataset_coco\.json has 1 pictures twice, such as 1\.jpg"):
+        read_karpathy(KarpathySource(**{**KARPATHY, "splits": {"test": "test"}}), tmp_path)
