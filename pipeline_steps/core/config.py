@@ -31,7 +31,7 @@ class ConfigError(PipelineError):
         lines = "\n".join(f"  - {problem}" for problem in self.problems)
         super().__init__(
             f"the configuration has {len(self.problems)} error(s):\n{lines}\n"
-            "Every key is explained in config/README.md."
+            "Every key is explained in config/README.md, and those of evaluation sets in docs/datasets.md."
         )
 
 
@@ -145,7 +145,8 @@ def _problems(value: Any, kind: type[Any], prefix: str) -> list[str]:
 def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
     key = ".".join([prefix, *map(str, detail["loc"])] if prefix else map(str, detail["loc"])) or "the configuration"
     if detail["type"] == "missing":
-        return f"{key}: this key is missing; copy it from config/config.yaml"
+        example = "a row of config/datasets.yaml" if kind is DatasetRow else "config/config.yaml"
+        return f"{key}: this key is missing; copy it from {example}"
     if detail["type"] == "unexpected_keyword_argument":
         allowed = sorted(_keys_beside(kind, detail["loc"]))
         close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)

@@ -11,7 +11,7 @@ from pipeline_steps.reporting.figures.style import method_colour, styled
 from pipeline_steps.reporting.history import FORGET_SET
 from pipeline_steps.reporting.names import title_of
 
-_TERM_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0072B2")
+_TERM_COLOURS = ("black", "#666666", "#999999", "black", "#666666")  # a method has a colour, a term a kind of line
 _TERM_LINES = ("--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 _FORGET_STYLE = {
     "precision": ("#0072B2", "-"), "recall": ("#E69F00", "--"), "auroc": ("#CC79A7", "-."), "base_rate": ("black", ":"),
@@ -33,7 +33,7 @@ def loss_figure(losses: pd.DataFrame) -> Figure:
             axis.set_title(f"{stage}\n{title_of(str(method))}", loc="left")
         for axis in axes:
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        figure.supxlabel("training step", fontsize=9)
+        figure.supxlabel("training step (thin: each step, thick: running mean)", fontsize=9)
         figure.supylabel("loss", fontsize=9)
     return figure
 

@@ -54,7 +54,7 @@ def similarity_figure(shares: pd.DataFrame) -> Figure:
             when = "before" if method == REFERENCE else "after"
             axis.set_title(f"{when}: {title_of(method)}", loc="left")
         axes[0].set_ylim(bottom=0)
-        figure.supxlabel("cosine similarity of picture and caption", fontsize=9)
+        figure.supxlabel("cosine similarity of picture and caption (upright lines: means)", fontsize=9)
         figure.supylabel("held-out pictures per bin (%)", fontsize=9)
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(PAIR_KINDS))
