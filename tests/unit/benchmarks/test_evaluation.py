@@ -73,7 +73,9 @@ def test_with_pictures_whole_evaluations_are_compared(tmp_path: Path) -> None:
         "extract_features",
         "eval_zeroshot",
         "eval_probe",
-        "clip_benchmark, train pictures",
+        "clip_benchmark, zero-shot, test pictures",
+        "clip_benchmark, probe, train pictures",
+        "clip_benchmark, probe, test pictures",
     ):
         assert f" {line} " in text
     assert "80 training and 30 test pictures" in text
