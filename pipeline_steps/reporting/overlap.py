@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.grid import Grid
 from pipeline_steps.reporting.measured import Place
-from pipeline_steps.reporting.names import RETRIEVAL, measure_title, title_of
+from pipeline_steps.reporting.names import MISSING, RETRIEVAL, measure_title, title_of
 from pipeline_steps.reporting.outcomes import MEAN_RECALL, classification_score, recall_at, recall_scores
 from pipeline_steps.reporting.text_table import text_table
 
@@ -24,7 +24,8 @@ def overlap_tables(folder: Path, grid: Grid, path: Path, places: Sequence[Place]
     recalls = [Place(RETRIEVAL, name, MEAN_RECALL) for name in grid.own_datasets(RETRIEVAL)]
     frame = overlap_frame(grid, read_overlaps(path), [*places, *recalls])
     frame.to_csv(folder / "overlap.csv", index=False)
-    (folder / "overlap.md").write_text(overlap_markdown(frame), encoding="utf-8")
+    holes = {name: reason for stage in TITLES for name, reason in grid.holes(stage).items()}
+    (folder / "overlap.md").write_text(overlap_markdown(frame, holes), encoding="utf-8")
 
 
 def read_overlaps(path: Path) -> pd.DataFrame:
@@ -67,8 +68,10 @@ def overlap_frame(grid: Grid, overlaps: pd.DataFrame, places: Sequence[Place]) -
     return frame.assign(minus=frame["without"] - frame["score"])
 
 
-def overlap_markdown(frame: pd.DataFrame) -> str:
-    """Counts per data set, then, for those that overlap, the scores with and without the pictures in question."""
+def overlap_markdown(frame: pd.DataFrame, holes: Mapping[str, str]) -> str:
+    """Counts per data set, the sets that could not be had (`holes`: name to reason), then, for those that overlap, the
+    scores with and without the pictures in question.
+    """
     counts = [
         [str(row["dataset"]), str(row["task"]), f"{row['n']:,}", str(row[EXACT]), str(row[NEAR])]
         for _, row in frame.assign(task=np.where(frame["stage"] == RETRIEVAL, "retrieval", "classification"))
@@ -83,6 +86,8 @@ def overlap_markdown(frame: pd.DataFrame) -> str:
         "file; “nearly”: another file whose perceptual hash is close."
     )
     parts = ["# Training pictures among the test pictures", told, text_table(header, counts, "pipe")]
+    if holes:
+        parts.append("\n".join(f"- {MISSING} {name}: {reason}" for name, reason in sorted(holes.items())))
     overlapping = frame[(frame[EXACT] > 0) | (frame[NEAR] > 0)]
     if overlapping.empty:
         return "\n\n".join([*parts, "No test picture of these sets is a training picture, or nearly one."]) + "\n"

@@ -9,6 +9,7 @@ import pytest
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.grid import Grid
 from pipeline_steps.reporting.measured import Place
+from pipeline_steps.reporting.names import MISSING
 from pipeline_steps.reporting.overlap import overlap_frame, overlap_markdown, overlap_tables, read_overlaps
 
 FOUND = [("pets", 0, "near"), ("pets", 3, "exact"), ("pets", 3, "near"), ("pets", 4, "exact"), ("mscoco", 8, "exact"),
@@ -89,11 +90,12 @@ def test_the_table_counts_every_set_and_shows_those_that_overlap(
     assert [row[:2] for row in cells if row[0] == "mscoco"] == [["mscoco", "retrieval"]]
     assert not any("cifar10:" in row[1] for row in cells if len(row) > 1)
     assert "stay in the gallery" in text
+    assert f"- {MISSING} cars: {paper_grid.holes('eval_zeroshot')['cars']}" in text
 
 
 def test_without_overlaps_one_sentence_says_so(paper_grid: Grid) -> None:
     nothing = pd.DataFrame({"dataset": [], "row": [], "kind": []})
-    text = overlap_markdown(overlap_frame(paper_grid, nothing, [PETS]))
+    text = overlap_markdown(overlap_frame(paper_grid, nothing, [PETS]), {})
     assert "No test picture of these sets is a training picture, or nearly one." in text
 
 

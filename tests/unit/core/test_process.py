@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_FAULTS = """
+import resource, sys
+import torch
+from pipeline_steps.core.process import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+for round in range(20):
+    if round == 5:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(how: str) -> int:
+    """Page faults of 15 rounds in which 64 MiB are taken, written and freed."""
+    done = subprocess.run([sys.executable, "-c", _FAULTS, how], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_memory_that_was_freed_is_not_faulted_in_again() -> None:
+    assert _faults("keep") * 20 < _faults("leave"), "without it every round pays for its pages again"
