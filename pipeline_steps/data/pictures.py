@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from pipeline_steps.core.errors import PipelineError
@@ -31,17 +33,19 @@ class PictureReader:
         self._limit = open_shards
         self._open: OrderedDict[str, BinaryIO] = OrderedDict()
 
-    def read(self, image_path: str, offset: int | None = None, size: int | None = None) -> Image.Image:
+    def read(
+        self, image_path: str, offset: int | None = None, size: int | None = None, sha256: str | None = None
+    ) -> Image.Image:
         """The picture in the file `image_path`, or in its `size` bytes from `offset` on where it is a tar shard.
 
         Mode RGB, transparency on white. Raises PipelineError naming the file, and the place in a shard, when the
-        picture cannot be read.
+        picture cannot be read, or when `sha256` is given and is not that of its bytes.
         """
         path = f"{self._root}/{image_path}"
         if offset is None or size is None:
-            return read_image(path, self._stage)
+            return read_image(path, self._stage, sha256)
         try:
-            return decode_image(self._range(path, offset, size))
+            return _decoded(self._range(path, offset, size), sha256)
         except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
             raise PipelineError(
                 f"the picture in the {size} bytes from {offset} on of the shard {path} cannot be read ({error}). It "
@@ -69,11 +73,14 @@ class PictureReader:
         return content
 
 
-def read_image(path: Path | str, stage: str = "build_manifest") -> Image.Image:
-    """The picture as RGB, transparency on white. Raises PipelineError naming the file when it cannot be read."""
+def read_image(path: Path | str, stage: str = "build_manifest", sha256: str | None = None) -> Image.Image:
+    """The picture as RGB, transparency on white.
+
+    Raises PipelineError naming the file when it cannot be read, or when `sha256` is given and is not that of its bytes.
+    """
     try:
         with open(path, "rb", buffering=0) as stream:  # noqa: PTH123 - Path costs time
-            return decode_image(stream.read())
+            return _decoded(stream.read(), sha256)
     except (OSError, Image.DecompressionBombError, ValueError, SyntaxError) as error:
         raise PipelineError(
             f"the picture {path} cannot be read ({error}). It was whole when {stage} ran: "
@@ -82,7 +89,14 @@ def read_image(path: Path | str, stage: str = "build_manifest") -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with transparency flattened on white."""
+    """RGB with transparency flattened on white, and 16 bits of grey brought to 8.
+
+    Raises ValueError for pictures of floats, whose black and white nothing says.
+    """
+    if image.mode == "F":
+        raise ValueError("its pixels are floats, and nothing says which of them is white; store 8 or 16 bits")
+    if image.mode.startswith("I"):  # convert() would cut everything above 255 off
+        return Image.fromarray((np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8)).convert("RGB")
     transparent = "A" in image.getbands() or "transparency" in image.info
     if image.mode == "RGB" and not transparent:
         return image
@@ -97,3 +111,9 @@ def decode_image(content: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     image.load()
     return to_rgb(image)
+
+
+def _decoded(content: bytes, sha256: str | None) -> Image.Image:
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError("its bytes have changed")
+    return decode_image(content)

@@ -107,7 +107,7 @@ def divided(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
 
 
 def _training_splits(features: Features, dataset: str) -> list[str]:
-    return ["train", "validation"] if features.has(f"{dataset}/validation/image") else ["train"]
+    return ["train", "validation"] if features.has(f"{dataset}/validation/label") else ["train"]
 
 
 def _training_labels(features: Features, dataset: str) -> Integers:

@@ -16,7 +16,7 @@ import pandas as pd
 from pipeline_steps.core.files import whole_file, write_json
 
 CHANCE, HOLE = "chance_", "hole"
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = "2"
 Score = float | int | str | bool
 Scores = dict[str, dict[str, Score]]
 

@@ -76,7 +76,7 @@ def find_peak(count: int, start: int, height_at: Callable[[int], float]) -> int:
 def predict(solution: Solution, rows: LabelledRows) -> tuple[Integers, Integers]:
     """The class (n,) given to each row, and the rank (n,) of the true one, from 1.
 
-    A class that the probe does not know comes after all that it knows.
+    Of equal logits the lower class comes first. A class that the probe does not know comes after all that it knows.
     """
     predictions, ranks = [], []
     known = torch.from_numpy(solution.classes).to(rows.device)
@@ -85,5 +85,6 @@ def predict(solution: Solution, rows: LabelledRows) -> tuple[Integers, Integers]
         predictions.append(known[logit_MK.argmax(dim=1)].cpu())
         own_MK = known == label_M[:, None]
         own_M = logit_MK.masked_fill(~own_MK, -torch.inf).amax(dim=1, keepdim=True)
-        ranks.append((1 + (logit_MK > own_M).sum(dim=1)).where(own_MK.any(dim=1), 1 + len(known)).cpu())
+        before_MK = (logit_MK > own_M) | ((logit_MK == own_M) & (known < label_M[:, None]))
+        ranks.append((1 + before_MK.sum(dim=1)).where(own_MK.any(dim=1), 1 + len(known)).cpu())
     return torch.cat(predictions).numpy(), torch.cat(ranks).numpy()

@@ -13,6 +13,12 @@ from pipeline_steps.core.schema.values import STRICT, Count, Name, OpenFraction,
 Tap = Literal["projected", "penultimate"]
 
 
+def _distinct(values: tuple[Tap, ...]) -> tuple[Tap, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may be named once")
+    return values
+
+
 @dataclass(frozen=True, config=STRICT)
 class PrepareDatasetConfig:
     """Evaluation sets: `datasets` are rows of `table`; `{root}` in a row's paths stands for `root`."""
@@ -28,7 +34,7 @@ class ExtractFeaturesConfig:
 
     batch_size: Count
     workers: Annotated[int, Field(ge=0)]
-    taps: Annotated[tuple[Tap, ...], Field(min_length=1)]
+    taps: Annotated[tuple[Tap, ...], Field(min_length=1), AfterValidator(_distinct)]
     cache: str | None
     checkpoints_per_job: Count
 

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, redi
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from filelock import FileLock
 from PIL import Image
 
@@ -185,6 +186,11 @@ def _png(image: Image.Image) -> bytes:
 def _encoded(found: Any) -> Iterator[Entry]:
     for row in range(len(found)):
         content, label = found[row]
+        if not isinstance(label, int | np.integer):
+            raise PipelineError(
+                f"clip_benchmark gives a {type(label).__name__} with each picture of this set, and a class is wanted. "
+                "Of its retrieval sets flickr30k and mscoco_captions are read; others by captions_csv or karpathy."
+            )
         yield Entry(content=content, label=int(label))
 
 

@@ -67,4 +67,8 @@ def _entries(captions: Mapping[str, Sequence[str]], images: Path, listed_in: Pat
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise PipelineError(f"{listed_in}: {image!r} has no caption, or an empty one")
     inside = below(images, list(captions), listed_in)
+    if twice := [path for path, count in Counter(inside).items() if count > 1]:
+        raise PipelineError(
+            f"{listed_in} names {len(twice)} pictures in more than one way, such as {twice[0]}; write each path one way"
+        )
     return [Entry(path=path, captions=texts) for path, texts in zip(inside, captions.values(), strict=True)]

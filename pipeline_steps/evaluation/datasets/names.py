@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
@@ -10,6 +11,7 @@ from typing import Literal
 
 from pipeline_steps.core.errors import PipelineError
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FILES = {"classnames": "en_classnames.json", "templates": "en_zeroshot_classification_templates.json"}
 
 
@@ -18,13 +20,18 @@ def chosen_names(
 ) -> list[str]:
     """What a row's `classnames` or `templates` asks for; `own` is what the source brings.
 
-    Raises PipelineError for a key that clip-benchmark's data does not have and for `source` where it brings none.
+    Raises PipelineError for a key that clip-benchmark's data does not have, for `source` where it brings none, and for
+    an own name that is empty or no Unicode, or an own template without {c}.
     """
     if not isinstance(wanted, str):
         return list(wanted)
     if wanted == "source":
         if not own:
             raise PipelineError(f"`{kind}: source`, and the source brings none; give a key of clip-benchmark or a list")
+        for text in own:
+            if not text.strip() or _LONE_SURROGATE.search(text) or (kind == "templates" and "{c}" not in text):
+                wish = "{c} for the class name" if kind == "templates" else "a name in Unicode"
+                raise PipelineError(f"`{kind}: source`, and one that the source brings is {text!r}; wanted is {wish}")
         return list(own)
     data = package_data(kind)
     if wanted not in data:

@@ -115,7 +115,7 @@ def _captions(path: Path, row: dict[str, Any], source: ParquetSource) -> list[st
         raise PipelineError(f"{path} has the caption {value!r}; wanted is text, or a list of texts")
     if isinstance(value, list):
         return [text for text in value if text]
-    tags = row[source.tags_column] or [] if source.tags_column else []
+    tags = [tag for tag in row[source.tags_column] or [] if tag is not None] if source.tags_column else []
     text = caption_of(value, tags)
     return [text] if text else []
 
@@ -130,10 +130,12 @@ def _distinct(entries: Iterator[Entry]) -> Iterator[Entry]:
         same.setdefault(entry.content or b"", []).append(entry)
     classes = [{entry.label for entry in group} - {-1} for group in same.values()]
     texts = [next((entry.captions for entry in group if entry.captions), []) for group in same.values()]
-    uses = Counter(text for captions in texts for text in captions)
+    uses = Counter(text for captions in texts for text in set(captions))
     for content, found, captions in zip(same, classes, texts, strict=True):
         label = next(iter(found)) if len(found) == 1 else -1
-        yield Entry(content=content, label=label, captions=[text for text in captions if uses[text] == 1])
+        yield Entry(
+            content=content, label=label, captions=[text for text in dict.fromkeys(captions) if uses[text] == 1]
+        )
 
 
 def _class_names(test: Path, source: ParquetSource, root: Path) -> list[str]:
@@ -154,6 +156,8 @@ def _names_of(path: Path, columns: ClassNameFile) -> list[str]:
         raise PipelineError(f"{path} has no column {', '.join(missing)}; it has {', '.join(known)}")
     names: dict[Any, str] = {}
     for label, name in zip(*(pq.read_table(path, columns=wanted)[c].to_pylist() for c in wanted), strict=True):
+        if not isinstance(label, int) or not isinstance(name, str):
+            raise PipelineError(f"{path}: the label {label!r} has the name {name!r}; wanted are a number and a text")
         if names.setdefault(label, name) != name:
             raise PipelineError(f"{path}: the label {label} has two names, {names[label]!r} and {name!r}")
     if sorted(names) != list(range(len(names))):

@@ -107,7 +107,16 @@ def _written(row: DatasetRow, source: SourceSet, folder: Path, processes: int) -
     writer = SplitWriter(folder, class_count=row.classes, captions=captions, processes=processes)
     try:
         for name, split in source.splits.items():
-            facts = writer.write(name, split)
+            try:
+                facts = writer.write(name, split)
+            except FullDiskError:
+                raise
+            except PipelineError as error:
+                if name == "test":
+                    raise
+                missing[name] = " ".join(str(error).split())
+                (folder / f"{name}.parquet").unlink(missing_ok=True)
+                continue
             if row.n[name] in (None, facts["n"]):
                 splits[name] = facts
                 continue

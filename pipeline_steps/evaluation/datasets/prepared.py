@@ -40,9 +40,10 @@ ROOT_KEY = b"image_root"
 class PreparedSplit:
     """One split, as `split` at its source: `n` pictures in a fixed order.
 
-    `label_hash`: first 12 hex digits of the sha256 over the labels in order, joined by commas: two results with it
-    equal used equal labels. `content_hash`: hex sha256 over the pictures' own, in order. Tables and pictures are read
-    when they are wanted; a split may be sent to another process.
+    `label_hash`: first 12 hex digits of the sha256 over the labels in order, joined by commas, and after them, where
+    there are captions, each picture's as JSON: two results with it equal used equal answers. `content_hash`: hex sha256
+    over the pictures' own, in order. Tables and pictures are read when they are wanted; a split may be sent to another
+    process.
     """
 
     folder: Path
@@ -75,13 +76,12 @@ class PreparedSplit:
         return found
 
     def picture(self, row: int) -> Image.Image:
-        """Picture `row` as RGB. Raises PipelineError naming the file when it can no longer be read."""
-        path, offset, size = self._places[0][row], self._places[1][row], self._places[2][row]
-        return self._reader.read(path.as_py(), offset.as_py(), size.as_py())
+        """Picture `row` as RGB. Raises PipelineError naming the file when it is gone or has changed."""
+        return self._reader.read(*(column[row].as_py() for column in self._places))
 
     @cached_property
     def _places(self) -> tuple[pa.ChunkedArray, ...]:
-        return tuple(self.table[name] for name in ("image_path", "image_offset", "image_bytes"))
+        return tuple(self.table[name] for name in ("image_path", "image_offset", "image_bytes", "sha256"))
 
     @cached_property
     def _reader(self) -> PictureReader:

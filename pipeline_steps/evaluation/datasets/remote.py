@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import re
 import shutil
@@ -31,7 +32,8 @@ class RemoteFolder:
     def __init__(self, address: str, cache: Path) -> None:
         address = address.rstrip("/")
         self.address = f"{found[1]}/resolve/{found[2]}" if (found := _HUB.fullmatch(address)) else address
-        self.kept_in = cache / re.sub(r"[^A-Za-z0-9_-]+", "-", address.split("://", 1)[1])
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", address.split("://", 1)[1])
+        self.kept_in = cache / f"{readable}-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
     def fetch(self, name: str) -> Path | None:
         """The file on this machine; None when the server says that there is none.

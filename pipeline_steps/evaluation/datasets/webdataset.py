@@ -42,8 +42,8 @@ def read_webdataset(source: WebdatasetSource, root: Path) -> SourceSet:
             continue
         form = "txt" if kind == "retrieval" else "cls"
         splits[name] = SourceSplit(own, folder, _entries(folder, shards, form))
-    classes = [line.strip() for line in _text(fetch("classnames.txt")).splitlines()]
-    templates = [line.strip() for line in _text(fetch("zeroshot_classification_templates.txt")).splitlines()]
+    classes = _lines(_text(fetch("classnames.txt")))
+    templates = _lines(_text(fetch("zeroshot_classification_templates.txt")))
     return SourceSet(f"webdataset: {source.place.replace('{root}', str(root))}", splits, classes, templates, missing)
 
 
@@ -61,6 +61,11 @@ def _opened(place: str, root: Path) -> tuple[Path, Fetch]:
 
 def _text(path: Path | None) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path else ""
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that say something: a line ends at a line feed and at nothing else that Unicode calls a break."""
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _shards(fetch: Fetch, split: str, place: str) -> list[Path]:
@@ -110,7 +115,7 @@ def _shard_entries(folder: Path, shard: Path, form: str) -> Iterator[Entry]:
     for key, (offset, size) in pictures.items():
         text = answers[key].decode("utf-8", errors="replace")
         if form == "txt":
-            yield Entry(path, offset, size, captions=text.splitlines())
+            yield Entry(path, offset, size, captions=_lines(text))
         elif (label := whole_number(text)) is not None:
             yield Entry(path, offset, size, label=label)
         else:

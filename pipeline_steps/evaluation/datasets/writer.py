@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -64,7 +66,7 @@ class SplitWriter:
         return {
             "split": source.split,
             "n": places.num_rows,
-            "label_hash": hashlib.sha256(",".join(map(str, places["label"].to_pylist())).encode()).hexdigest()[:12],
+            "label_hash": _label_hash(places),
             "content_hash": content.hexdigest(),
         }
 
@@ -81,6 +83,7 @@ class SplitWriter:
         tables, rows = [], []
         for number, entry in enumerate(source.entries):
             self._check_label(name, number, entry.label)
+            self._check_captions(name, number, entry.captions)
             if (entry.content is None) == (source.root is None):
                 raise TypeError("a split's pictures all bring their bytes, or all lie under its root")
             place: Place = (entry.path, entry.offset, entry.size)
@@ -102,11 +105,26 @@ class SplitWriter:
             raise PipelineError(f"the split {name} ({split}) has no {' and no '.join(lacking)}")
 
     def _check_label(self, name: str, number: int, label: int) -> None:
+        if self._class_count is None and label >= 0:
+            raise PipelineError(
+                f"picture {number} of the split {name} has the label {label}, and the row has no classes: give it "
+                "`classes`, or take out where its labels come from"
+            )
         if not -1 <= label < (self._class_count or 0):
             raise PipelineError(
                 f"picture {number} of the split {name} has the label {label}; allowed: 0 to "
                 f"{(self._class_count or 0) - 1}. Check the row's `classes` and which column its labels come from."
             )
+
+    @staticmethod
+    def _check_captions(name: str, number: int, captions: Sequence[Any]) -> None:
+        for caption in captions:
+            try:
+                caption.encode()
+            except (AttributeError, UnicodeEncodeError) as error:
+                raise PipelineError(
+                    f"picture {number} of the split {name} has the caption {caption!r}, which is no Unicode text"
+                ) from error
 
     def _kept(self, member_name: str, content: bytes) -> Place:
         if self._tar is None:
@@ -137,6 +155,15 @@ def _table(rows: list[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
 
 
+def _label_hash(places: pa.Table) -> str:
+    """What PreparedSplit says of it."""
+    digest = hashlib.sha256(",".join(map(str, places["label"].to_pylist())).encode())
+    captions = places["captions"].to_pylist()
+    if any(captions):
+        digest.update(json.dumps(captions, ensure_ascii=False).encode())
+    return digest.hexdigest()[:12]
+
+
 def _places(part: pa.Table) -> list[Place]:
     return list(zip(*(part[column].to_pylist() for column in _PLACES[:3]), strict=True))
 
@@ -157,7 +184,8 @@ def _hashes(root: Path, places: Sequence[Place], perceptual: bool) -> list[tuple
         except Exception as error:  # decoders raise nearly anything on damaged bytes; each is this picture's fault
             place = f"{root / path}" if offset is None else f"{root / path}, {size} bytes from {offset} on"
             where = "" if path == PICTURES else f" ({place})"  # its own tar goes with the set
-            return _Unreadable(row, where, f"cannot be read ({type(error).__name__}: {error})")
+            said = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "these bytes", str(error))
+            return _Unreadable(row, where, f"cannot be read ({type(error).__name__}: {said})")
         found.append((hashlib.sha256(content).hexdigest(), perceptual_hash(picture) if perceptual else None))
     return found
 

@@ -25,10 +25,12 @@ Rows = NDArray[np.float32]
 class Encoder:
     """A checkpoint in evaluation mode on `device`; texts go through it `batch_size` at a time.
 
-    Raises PipelineError, naming the checkpoint, when `taps` has penultimate and its image tower has no such place.
+    Raises PipelineError, naming the checkpoint, when `taps` has penultimate and its image tower has no such place, and
+    later when an embedding is not finite.
     """
 
     def __init__(self, folder: Path, device: torch.device, *, batch_size: int, taps: Sequence[Tap]) -> None:
+        self._folder = folder
         bundle = load_clip(folder)
         self._model = bundle.model.to(device).eval()
         if device.type == "cpu":
@@ -50,11 +52,11 @@ class Encoder:
     def images(self, pixels_NCHW: Tensor, taps: Sequence[Tap]) -> dict[Tap, Rows]:
         """For each tap (N, d), as the tower gives it; `pixels_NCHW` are preprocessed and on the encoder's device."""
         if "penultimate" not in taps:
-            return {"projected": _rows(self._model.encode_image(pixels_NCHW, normalize=False))}
+            return {"projected": self._rows(self._model.encode_image(pixels_NCHW, normalize=False))}
         if self._reader is None:
             raise ValueError("this encoder was made without the tap penultimate")
         penultimate, projected = self._reader(pixels_NCHW)
-        found: dict[Tap, Rows] = {"penultimate": _rows(penultimate), "projected": _rows(projected)}
+        found: dict[Tap, Rows] = {"penultimate": self._rows(penultimate), "projected": self._rows(projected)}
         return {tap: found[tap] for tap in taps}
 
     @torch.inference_mode()
@@ -63,7 +65,7 @@ class Encoder:
         starts = range(0, len(texts), self._batch_size)
         tokens = (self._tokenizer(list(texts[start : start + self._batch_size])) for start in starts)
         return np.concatenate(
-            [_rows(self._model.encode_text(part.to(self._device), normalize=False)) for part in tokens]
+            [self._rows(self._model.encode_text(part.to(self._device), normalize=False)) for part in tokens]
         )
 
     def classes(self, prompts: Sequence[Sequence[str]]) -> Rows:
@@ -73,7 +75,11 @@ class Encoder:
         means: Rows = torch.stack([group.mean(dim=0) for group in groups]).numpy()
         return means
 
-
-def _rows(embeddings: Tensor) -> Rows:
-    rows: Rows = embeddings.float().cpu().numpy()
-    return rows
+    def _rows(self, embeddings: Tensor) -> Rows:
+        rows: Rows = embeddings.float().cpu().numpy()
+        if not np.isfinite(rows).all():
+            raise PipelineError(
+                f"{self._folder} gives embeddings that are not finite: its training has diverged. Train it again with "
+                "a lower learning rate, or take its method out of `methods`."
+            )
+        return rows

@@ -103,7 +103,7 @@ class Extraction:
     def add_pairs(self, pairs: Path) -> None:
         """Pictures and captions of the manifest's held-out split, matched row by row."""
         table, reader = validation_rows(pairs, (*TRAINING_COLUMNS, "sha256")), PictureReader(image_root(pairs))
-        places = [table[name] for name in ("image_path", "image_offset", "image_bytes")]
+        places = [table[name] for name in ("image_path", "image_offset", "image_bytes", "sha256")]
         content = _content(table["sha256"].to_pylist())
         at = ManifestPictures(reader, places)
         self.add_pictures("validation", Pictures("validation pairs", table.num_rows, at, content), ["projected"])

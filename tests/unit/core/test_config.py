@@ -74,6 +74,7 @@ def test_an_empty_forget_set_is_an_impossible_combination() -> None:
         ),
         ("prepare_dataset.table", "config/none.yaml", "prepare_dataset.table: config/none.yaml: No such file"),
         ("eval_probe.tap", "penultimate", "is not among extract_features.taps = ['projected']; add it there"),
+        ("extract_features.taps", ["projected", "projected"], "extract_features.taps"),
         ("make_tables.averages", {"All": ["openclipart", "dtd"]}, "averages.All: dtd is not evaluated; allowed: openc"),
         ("unlearn.training.freeze.text_blocks", 3, "has 2 blocks; allowed: 0 to 2"),
         ("learn_prompt.prompt_vectors", 30, "allowed: at most 29"),

@@ -29,7 +29,10 @@ def features(tmp_path: Path) -> Features:
 
 
 def clipart(
-    folder: Path, splits: tuple[str, ...] = ("train", "validation", "test"), **labels: np.ndarray
+    folder: Path,
+    splits: tuple[str, ...] = ("train", "validation", "test"),
+    taps: tuple[str, ...] = ("image", "penultimate"),
+    **labels: np.ndarray,
 ) -> tuple[Features, dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Bundled pictures as a set with these splits, its images and labels; some labels given instead."""
     image, label = bundled_pictures(24, 1000)
@@ -38,8 +41,8 @@ def clipart(
     own = dict(zip(SIZES, np.split(label, ends)[:3], strict=True)) | labels
     tensors = {}
     for split in splits:
-        tensors[f"clipart/{split}/image"] = images[split]
-        tensors[f"clipart/{split}/penultimate"] = images[split][:, :9] + 1
+        of_tap = {"image": images[split], "penultimate": images[split][:, :9] + 1}
+        tensors |= {f"clipart/{split}/{tap}": of_tap[tap] for tap in taps}
         tensors[f"clipart/{split}/label"] = own[split]
     facts = SetFacts(
         title="Clip art", tasks=("classification",), metric="accuracy", source="test", evaluator=EVALUATOR_VERSION,
@@ -99,6 +102,12 @@ def test_with_a_validation_split_the_probe_is_fitted_on_it_and_train(tmp_path: P
     assert accuracy == pytest.approx(chosen.score(image[500:], label[500:]), abs=1.1 / 200)
     scores = evaluate_probe(features, settings, seed=0).scores["clipart"]
     assert (scores["n_train"], scores["tap"], scores["normalize"]) == (700, tap, normalize)
+
+
+def test_the_validation_split_counts_where_only_the_penultimate_features_are_there(tmp_path: Path) -> None:
+    features, _, _ = clipart(tmp_path, taps=("penultimate",))
+    probe = fit_probe(features, "clipart", replace(PROBE, tap="penultimate"), seed=0)
+    assert probe.validation == "validation of it"
 
 
 def test_the_choice_is_seeded(tmp_path: Path) -> None:

@@ -89,3 +89,11 @@ def test_predictions_and_ranks_are_those_of_the_logits() -> None:
         wanted = 1 + int((row > row[places[0]]).sum()) if len(places) else 1 + len(solution.classes)
         assert found == wanted
     assert plain.mean_per_class(prediction.tolist(), label.tolist()) > 1 / 8
+
+
+def test_of_equal_logits_the_lower_class_comes_first() -> None:
+    image, label = np.ones((40, 6), dtype=np.float32), np.arange(40) % 8
+    solution = SoftmaxRegression(rows(image, label)).fit(1.0, 500)
+    prediction, rank = predict(solution, rows(image, label))
+    assert set(prediction.tolist()) == {0}
+    assert rank.tolist() == (label + 1).tolist(), "a tower that gives one vector for all is at chance for every k"

@@ -70,7 +70,7 @@ def test_csv_holds_the_scores_in_full_and_what_they_were_made_on(
             assert row["low"] <= row["mean"] <= row["high"]
             assert row["above_chance"] == (row["low"] > row["chance"])
             assert (row["title"], row["n_seeds"]) == (METHODS[method].title, 1)
-            assert (row["label_hash"], row["split"], row["evaluator"]) == ("hash-of-openclipart", "test", 1)
+            assert (row["label_hash"], row["split"], row["evaluator"]) == ("hash-of-openclipart", "test", 2)
             assert (row["metric"], row["n"]) == (METRICS.get(stage, "accuracy"), scores["n"])
     assert "std" not in frame
     assert "seed_low" not in frame
@@ -92,7 +92,7 @@ def test_markdown_holds_the_numbers_of_the_csv_in_percent_and_marks_chance(
     assert rows["Chance"] == [f"{100 * chance:.1f}" for chance in chances]
     assert ("† at chance: the 95% bootstrap interval" in text) == (not frame["above_chance"].all())
     assert "openclipart: test split" in text
-    facts = f"metric {METRICS.get(stage, 'accuracy')}, labels hash-of-openclipart, evaluator 1, from parquet: made."
+    facts = f"metric {METRICS.get(stage, 'accuracy')}, labels hash-of-openclipart, evaluator 2, from parquet: made."
     assert facts in text
 
 

@@ -13,6 +13,7 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema.datasets import ClipBenchmarkSource
 from pipeline_steps.evaluation.datasets.builder import read_clip_benchmark
 from pipeline_steps.evaluation.datasets.source import AbsentError
+from tests.unit.data.made_data import write_picture
 from tests.unit.evaluation.datasets import made_sets
 
 RETRIEVAL = ("flickr30k", "mscoco_captions")
@@ -105,6 +106,19 @@ def test_a_list_that_names_other_pictures_is_refused(lines: str, words: str | No
         read_clip_benchmark(source, tmp_path)
     with pytest.raises(AbsentError, match="absent.txt does not exist"):
         read_clip_benchmark(ClipBenchmarkSource(**_source("sun397", lists={"test": "absent.txt"})), tmp_path)
+
+
+def test_a_retrieval_set_that_only_the_builder_knows_is_a_hole_with_the_way_out(tmp_path: Path) -> None:
+    write_picture(tmp_path / "flickr8k" / "0.jpg", 0)
+    (tmp_path / "flickr8k" / "flickr8k_test_karpathy.txt").write_text("image,caption\n0.jpg,a dog\n")
+    row = made_sets.row(
+        tasks=["retrieval"],
+        n={"test": 1},
+        sources=[{**_source("flickr30k"), "dataset": "flickr8k", "root": "{root}/flickr8k"}],
+    )
+    made = made_sets.prepared(tmp_path / "folder", row, tmp_path)
+    assert "gives a list with each picture of this set, and a class is wanted" in str(made.hole)
+    assert "captions_csv or karpathy" in str(made.hole)
 
 
 @pytest.mark.parametrize(

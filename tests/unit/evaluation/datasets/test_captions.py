@@ -72,6 +72,7 @@ def test_a_csv_has_a_caption_a_row_in_any_order(tmp_path: Path) -> None:
         ("image,caption\n../1.jpg,out\n", "names 1 pictures outside"),
         ("image,caption\n1.jpg, \n", "'1.jpg' has no caption, or an empty one"),
         ("picture,caption\n1.jpg,x\n", "has no column 'image'"),
+        ("image,caption\n1.jpg,x\n./1.jpg,y\n", "names 1 pictures in more than one way, such as 1.jpg"),
     ],
 )
 def test_a_csv_of_another_form_is_refused(text: str, words: str, tmp_path: Path) -> None:

@@ -70,6 +70,17 @@ def test_equal_pictures_count_once_and_shared_captions_describe_none(tmp_path: P
     assert made.prompts() == [["a bird.", "bird"], ["a animal.", "animal"], ["a flag.", "flag"]]
 
 
+def test_a_caption_that_one_picture_has_twice_is_its_own(tmp_path: Path) -> None:
+    rows = [
+        {"image": picture_bytes(1), "label": 0, "texts": ["a dog", "a dog", "both"]},
+        {"image": picture_bytes(2), "label": 0, "texts": ["a cat", "both"]},
+    ]
+    _write(tmp_path / "val.parquet", rows)
+    source = ParquetSource(**_source(caption_column="texts", distinct=True))
+    entries = list(read_parquet(source, tmp_path).splits["test"].entries)
+    assert [list(entry.captions) for entry in entries] == [["a dog"], ["a cat"]]
+
+
 def test_labels_names_and_captions_come_from_the_columns_named(tmp_path: Path) -> None:
     rows = [
         {"image": {"bytes": picture_bytes(n), "path": None}, "label": n % 2, "name": "odd" if n % 2 else "even",
@@ -98,10 +109,12 @@ def test_labels_names_and_captions_come_from_the_columns_named(tmp_path: Path) -
         ([{"picture": b"x", "label": 0}], None, r"has no column image; it has picture, label"),
         ([{"image": b"x", "label": 0}], [(0, "a"), (2, "b")], r"the labels are not 0 to 1"),
         ([{"image": b"x", "label": 0}], [(0, "a"), (0, "b")], r"the label 0 has two names, 'a' and 'b'"),
+        ([{"image": b"x", "label": 0}], [(0, "a"), (None, "b")], r"the label None has the name 'b'; wanted"),
+        ([{"image": b"x", "label": 0}], [(0, "a"), (1, None)], r"the label 1 has the name None; wanted"),
     ],
 )
 def test_a_file_of_another_form_is_refused(
-    rows: list[dict[str, Any]], names: list[tuple[int, str]] | None, words: str, tmp_path: Path
+    rows: list[dict[str, Any]], names: list[tuple[int | None, str | None]] | None, words: str, tmp_path: Path
 ) -> None:
     _write(tmp_path / "val.parquet", rows)
     described = None

@@ -69,7 +69,7 @@ def test_a_prepared_set_holds_the_pictures_bytes_labels_and_hashes(tmp_path: Pat
     ours = np.unpackbits(np.frombuffer(test.table["phash"][0].as_py().to_bytes(8, "big", signed=True), np.uint8))
     assert np.count_nonzero(theirs.ravel() != ours) <= 6
     assert (made.classes, made.templates) == (("cat", "dog"), tuple(package_data("templates")["dtd"]))
-    assert made.evaluator == "1"
+    assert made.evaluator == "2"
 
 
 def test_a_folder_is_the_same_however_many_processes_made_it_and_may_be_moved(tmp_path: Path) -> None:
@@ -120,6 +120,36 @@ def test_a_set_that_is_not_what_its_row_says_is_a_hole(change: dict[str, Any], w
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["dataset.json"]
 
 
+def test_other_captions_have_another_hash(tmp_path: Path) -> None:
+    source = {"kind": "captions_csv", "path": "{root}/test.csv", "splits": {"test": "test"}}
+    row = made_sets.row(tasks=["retrieval"], sources=[source])
+    found = []
+    for number in range(2):
+        write_picture(tmp_path / f"{number}.png", number)
+    for number, caption in enumerate(("a cat", "a cow")):
+        (tmp_path / "test.csv").write_text(f"image,caption\n0.png,{caption}\n1.png,a dog\n")
+        found.append(made_sets.prepared(tmp_path / f"set{number}", row, tmp_path).splits["test"])
+    assert found[0].label_hash != found[1].label_hash
+    assert found[0].content_hash == found[1].content_hash
+
+
+def test_a_caption_that_is_no_unicode_and_a_label_without_classes_are_a_hole(tmp_path: Path) -> None:
+    write_picture(tmp_path / "0.png", 0)
+    image = {"split": "test", "filename": "0.png", "sentences": [{"raw": "\ud800"}]}
+    (tmp_path / "k.json").write_text(json.dumps({"images": [image]}))
+    source = {"kind": "karpathy", "path": "{root}/k.json", "images": "{root}", "splits": {"test": "test"}}
+    made = made_sets.prepared(
+        tmp_path / "a", made_sets.row(tasks=["retrieval"], n={"test": 1}, sources=[source]), tmp_path
+    )
+    assert "has the caption '\\ud800', which is no Unicode text" in str(made.hole)
+    pq.write_table(pa.table({"image": [picture_bytes(0)], "label": [0], "text": ["a cat"]}), tmp_path / "test.parquet")
+    labelled = PARQUET | {"splits": {"test": "test"}, "caption_column": "text"}
+    labelled.pop("class_name_column")
+    row = made_sets.row(tasks=["retrieval"], n={"test": 1}, sources=[labelled])
+    made = made_sets.prepared(tmp_path / "b", row, tmp_path)
+    assert "has the label 0, and the row has no classes" in str(made.hole)
+
+
 def test_a_label_beyond_the_classes_is_a_hole(tmp_path: Path) -> None:
     _write(tmp_path, "test", [picture_bytes(n) for n in range(4)], [0, 1, 2, 1])
     made = made_sets.prepared(tmp_path / "folder", _row(classnames=["a", "b"]), tmp_path)
@@ -140,6 +170,14 @@ def test_other_splits_that_do_not_fit_are_missing_by_name_and_test_stays(tmp_pat
     assert (made.hole, made.splits.keys()) == (None, {"test"})
     assert not (tmp_path / "folder" / "train.parquet").exists()
     assert made_sets.prepared(tmp_path / "f", _row(n={"test": 4, "train": None}), tmp_path).splits["train"].n == 3
+    _write(tmp_path, "train", [picture_bytes(0), b"no picture"])
+    made = made_sets.prepared(tmp_path / "folder", _row(), tmp_path)
+    assert (made.hole, made.splits.keys()) == (None, {"test"})
+    assert made.missing == {
+        "train": "picture 1 of the split train cannot be read "
+        "(UnidentifiedImageError: cannot identify image file these bytes)"
+    }
+    assert not (tmp_path / "folder" / "train.parquet").exists()
 
 
 @pytest.mark.parametrize("damage", [b"no picture", b""])
@@ -207,6 +245,19 @@ def test_names_are_clip_benchmarks_the_sources_or_a_list() -> None:
     assert len(chosen_names("templates", "imagenet1k", [])) == 80
     assert chosen_names("classnames", "source", ["a", "b"]) == ["a", "b"]
     assert chosen_names("templates", ["a {c}"], ["other"]) == ["a {c}"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "words"),
+    [
+        ("templates", ["a {c}", "a photo of a {}."], r"is 'a photo of a {}.'; wanted is {c} for the class name"),
+        ("classnames", ["a", " "], r"is ' '; wanted is a name in Unicode"),
+        ("classnames", ["a", "\ud800"], r"is '\\ud800'; wanted is a name in Unicode"),
+    ],
+)
+def test_what_a_source_calls_its_classes_is_checked(kind: Any, own: list[str], words: str) -> None:
+    with pytest.raises(PipelineError, match=words):
+        chosen_names(kind, "source", own)
 
 
 def test_every_row_of_the_table_is_sound() -> None:

@@ -92,6 +92,17 @@ def test_captions_are_the_lines_of_a_text_member(shards: Path, tmp_path: Path) -
     assert made.splits["test"].captions == [list(captions) for _, captions in theirs]
 
 
+def test_a_caption_ends_with_its_line_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "dataset_type.txt").write_text("retrieval")
+    text = "a cat\u2028on a\x0cmat\r\n\n \na pet\n"
+    write_tar(tmp_path / "captions" / "test" / "0.tar", [("a.png", picture_bytes(1)), ("a.txt", text.encode())])
+    (tmp_path / "captions" / "test" / "nshards.txt").write_text("1")
+    source = {**SOURCE, "place": "{root}/captions", "splits": {"test": "test"}}
+    (entry,) = read_webdataset(WebdatasetSource(**source), tmp_path).splits["test"].entries
+    assert entry.captions == ["a cat\u2028on a\x0cmat", "a pet"]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -231,4 +242,11 @@ def test_the_hubs_pages_are_files_of_a_branch(tmp_path: Path) -> None:
     page = "https://huggingface.co/datasets/clip-benchmark/wds_vtab-caltech101/tree/main"
     folder = RemoteFolder(page, tmp_path)
     assert folder.address == "https://huggingface.co/datasets/clip-benchmark/wds_vtab-caltech101/resolve/main"
-    assert folder.kept_in == tmp_path / "huggingface-co-datasets-clip-benchmark-wds_vtab-caltech101-tree-main"
+    assert folder.kept_in.parent == tmp_path
+    readable = "huggingface-co-datasets-clip-benchmark-wds_vtab-caltech101-tree-main-"
+    assert folder.kept_in.name.startswith(readable)
+
+
+def test_every_address_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    addresses = [f"{scheme}://host/{name}" for scheme in ("http", "https") for name in ("a/b", "a-b", "a.b")]
+    assert len({RemoteFolder(address, tmp_path).kept_in for address in addresses}) == len(addresses)

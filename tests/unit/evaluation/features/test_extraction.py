@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.data.pictures import PictureReader
@@ -40,9 +43,9 @@ class CountingReader(PictureReader):
 
     seen: list[tuple[str, int | None]] = []
 
-    def read(self, image_path: str, offset: int | None = None, size: int | None = None) -> Image.Image:
+    def read(self, image_path: str, offset: int | None = None, *rest: Any) -> Image.Image:
         self.seen.append((image_path, offset))
-        return super().read(image_path, offset, size)
+        return super().read(image_path, offset, *rest)
 
 
 @pytest.fixture
@@ -190,3 +193,26 @@ def test_a_picture_that_is_gone_stops_the_job_and_nothing_half_done_stays(
     with pytest.raises(PipelineError, match=r"5\.png cannot be read"):
         extracted(folders[:2], [found], tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_a_picture_that_was_exchanged_stops_the_job(
+    folders: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+    found = made.retrieval_set(tmp_path, "coco", pictures=6)
+    (tmp_path / "coco_source" / "5.png").write_bytes((tmp_path / "coco_source" / "4.png").read_bytes())
+    with pytest.raises(PipelineError, match=r"5\.png cannot be read \(its bytes have changed\)"):
+        extracted(folders[:1], [found], tmp_path / "cache")
+
+
+def test_a_checkpoint_that_diverged_is_named_and_nothing_of_it_is_kept(folders: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "diverged"
+    shutil.copytree(folders[0], bad)
+    weights = load_file(bad / "open_clip_model.safetensors")
+    name = next(name for name in weights if name.startswith("visual."))
+    weights[name] = weights[name] * torch.nan
+    save_file(weights, bad / "open_clip_model.safetensors")
+    found = made.retrieval_set(tmp_path, "coco", pictures=6)
+    with pytest.raises(PipelineError, match=r"diverged gives embeddings that are not finite: its training"):
+        extracted([bad], [found], tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
