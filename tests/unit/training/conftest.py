@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from pipeline_steps.core.files import sha256_of
 from pipeline_steps.data.manifest import SCHEMA, write_manifest
 
 
@@ -18,11 +19,12 @@ def pairs(tmp_path: Path) -> Path:
     generator = np.random.default_rng(0)
     rows = []
     for row in range(24):
-        Image.fromarray(generator.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
+        picture = tmp_path / f"{row}.png"
+        Image.fromarray(generator.integers(0, 255, (36, 36, 3), dtype=np.uint8)).save(picture)
         rows.append(
-            {"id": f"{row:02d}", "image_path": f"{row}.png", "sha256": "0", "width": 36, "height": 36, "phash": 0,
-             "caption": f"number {row}", "split": "train" if row < 20 else "validation", "is_noisy": row < 5,
-             "clean_caption": f"number {row}"}
+            {"id": f"{row:02d}", "image_path": picture.name, "sha256": sha256_of(picture), "width": 36, "height": 36,
+             "phash": 0, "caption": f"number {row}", "split": "train" if row < 20 else "validation",
+             "is_noisy": row < 5, "clean_caption": f"number {row}"}
         )  # fmt: skip
     write_manifest(tmp_path / "pairs.parquet", pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path)
     return tmp_path / "pairs.parquet"
