@@ -91,12 +91,14 @@ def read_image(path: Path | str, stage: str = "build_manifest", sha256: str | No
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB with transparency flattened on white, and 16 bits of grey brought to 8.
 
-    Raises ValueError for pictures of floats, whose black and white nothing says.
+    Raises ValueError for pictures of floats or 32-bit numbers, whose white nothing says.
     """
-    if image.mode == "F":
-        raise ValueError("its pixels are floats, and nothing says which of them is white; store 8 or 16 bits")
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise ValueError("its pixels are floats or 32-bit numbers, and nothing says which is white; store 8 or 16 bits")
     if image.mode.startswith("I"):  # convert() would cut everything above 255 off
-        return Image.fromarray((np.asarray(image).clip(0, 2**16 - 1) >> 8).astype(np.uint8)).convert("RGB")
+        grey = np.asarray(image)
+        clear = grey == image.info.get("transparency", -1)
+        return Image.fromarray(np.where(clear, 255, grey >> 8).astype(np.uint8)).convert("RGB")
     transparent = "A" in image.getbands() or "transparency" in image.info
     if image.mode == "RGB" and not transparent:
         return image

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Literal
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.evaluation.datasets.source import is_unicode
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _FILES = {"classnames": "en_classnames.json", "templates": "en_zeroshot_classification_templates.json"}
 
 
@@ -29,7 +28,7 @@ def chosen_names(
         if not own:
             raise PipelineError(f"`{kind}: source`, and the source brings none; give a key of clip-benchmark or a list")
         for text in own:
-            if not text.strip() or _LONE_SURROGATE.search(text) or (kind == "templates" and "{c}" not in text):
+            if not text.strip() or not is_unicode(text) or (kind == "templates" and "{c}" not in text):
                 wish = "{c} for the class name" if kind == "templates" else "a name in Unicode"
                 raise PipelineError(f"`{kind}: source`, and one that the source brings is {text!r}; wanted is {wish}")
         return list(own)

@@ -58,6 +58,14 @@ def placed(text: str, root: Path) -> Path:
     return Path(text.replace("{root}", str(root)))
 
 
+def is_unicode(value: object) -> bool:
+    """Whether it is a text that can be written: JSON and Python allow half a character, which UTF-8 does not."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def whole_number(text: str) -> int | None:
     """The number from 0 on that a text says, None where it says something else."""
     text = text.strip()

@@ -22,7 +22,7 @@ from pipeline_steps.data.perceptual_hash import perceptual_hash
 from pipeline_steps.data.pictures import decode_image
 from pipeline_steps.data.progress import progress_bar
 from pipeline_steps.evaluation.datasets.prepared import PICTURES, ROOT_KEY, SCHEMA
-from pipeline_steps.evaluation.datasets.source import SourceSplit
+from pipeline_steps.evaluation.datasets.source import SourceSplit, is_unicode
 
 _CHUNK = 250
 _ROW_GROUP_ROWS = 2**16
@@ -119,12 +119,10 @@ class SplitWriter:
     @staticmethod
     def _check_captions(name: str, number: int, captions: Sequence[Any]) -> None:
         for caption in captions:
-            try:
-                caption.encode()
-            except (AttributeError, UnicodeEncodeError) as error:
+            if not is_unicode(caption):
                 raise PipelineError(
                     f"picture {number} of the split {name} has the caption {caption!r}, which is no Unicode text"
-                ) from error
+                )
 
     def _kept(self, member_name: str, content: bytes) -> Place:
         if self._tar is None:

@@ -143,17 +143,20 @@ def test_transparency_is_flattened_on_white(tmp_path: Path) -> None:
     assert read_image(tmp_path / "grey.png").getpixel((1, 1)) == (7, 7, 7)
 
 
-def test_sixteen_bits_of_grey_are_brought_to_eight_and_floats_are_refused(tmp_path: Path) -> None:
+def test_sixteen_bits_of_grey_are_brought_to_eight_and_what_has_no_white_is_refused(tmp_path: Path) -> None:
     ramp = (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
     Image.fromarray(ramp).save(tmp_path / "grey.png")
     Image.fromarray(ramp).save(tmp_path / "grey.tiff")
     Image.fromarray(ramp.astype(np.int32)).save(tmp_path / "long.tiff")
     (tmp_path / "grey.ppm").write_bytes(b"P5 16 16 65535\n" + ramp.astype(">u2").tobytes())
-    for name in ("grey.png", "grey.tiff", "long.tiff", "grey.ppm"):
+    for name in ("grey.png", "grey.tiff", "grey.ppm"):
         assert np.asarray(read_image(tmp_path / name))[..., 0].ravel().tolist() == list(range(256)), name
     Image.fromarray(ramp.astype(np.float32)).save(tmp_path / "floats.tiff")
-    with pytest.raises(PipelineError, match=r"floats.tiff cannot be read \(its pixels are floats"):
-        read_image(tmp_path / "floats.tiff")
+    for name in ("floats.tiff", "long.tiff"):
+        with pytest.raises(PipelineError, match=rf"{name} cannot be read \(its pixels are floats or 32-bit numbers"):
+            read_image(tmp_path / name)
+    Image.fromarray(ramp).save(tmp_path / "keyed.png", transparency=257)
+    assert np.asarray(read_image(tmp_path / "keyed.png"))[..., 0].ravel().tolist() == [0, 255, *range(2, 256)]
 
 
 def _epoch(rows: pa.Table, root: Path, *, workers: int, first: int = 0) -> tuple[list[int], torch.Tensor]:
