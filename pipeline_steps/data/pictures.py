@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline_steps.core.errors import PipelineError
 
@@ -110,7 +110,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def decode_image(content: bytes) -> Image.Image:
     """Encoded bytes as RGB, transparency on white. Raises what Pillow's decoders raise: nearly anything."""
-    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:  # Pillow's own words hold an address in memory
+        raise UnidentifiedImageError(f"cannot identify these bytes; read are {', '.join(FORMATS)}") from None
     image.load()
     return to_rgb(image)
 

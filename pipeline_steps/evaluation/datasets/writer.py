@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -182,8 +181,7 @@ def _hashes(root: Path, places: Sequence[Place], perceptual: bool) -> list[tuple
         except Exception as error:  # decoders raise nearly anything on damaged bytes; each is this picture's fault
             place = f"{root / path}" if offset is None else f"{root / path}, {size} bytes from {offset} on"
             where = "" if path == PICTURES else f" ({place})"  # its own tar goes with the set
-            said = re.sub(r"<_io\.BytesIO object at 0x[0-9a-f]+>", "these bytes", str(error))
-            return _Unreadable(row, where, f"cannot be read ({type(error).__name__}: {said})")
+            return _Unreadable(row, where, f"cannot be read ({type(error).__name__}: {error})")
         found.append((hashlib.sha256(content).hexdigest(), perceptual_hash(picture) if perceptual else None))
     return found
 

@@ -175,7 +175,7 @@ def test_other_splits_that_do_not_fit_are_missing_by_name_and_test_stays(tmp_pat
     assert (made.hole, made.splits.keys()) == (None, {"test"})
     assert made.missing == {
         "train": "picture 1 of the split train cannot be read "
-        "(UnidentifiedImageError: cannot identify image file these bytes)"
+        "(UnidentifiedImageError: cannot identify these bytes; read are JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)"
     }
     assert not (tmp_path / "folder" / "train.parquet").exists()
 
