@@ -1,7 +1,6 @@
 # The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
 import functools
 import json
-import shutil
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
@@ -18,18 +17,19 @@ OWN_PAIRS = {
     if path
 }
 
-# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch N module ...` starts a step in
-# one process, or in N that train together; resources.processes says how many (a profile's set-resources changes it).
+# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch nodes N module ...` starts a step
+# in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's set-resources
+# says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
     f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r}; "
-    'launch() {{ local processes=$1; shift; if [ "$processes" -gt 1 ]; '
-    'then torchrun --standalone --nproc-per-node "$processes" -m "$@"; else python -m "$@"; fi; }}; '
+    "launch() {{ local nodes=$1 processes=$2; shift 2; "
+    'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task {threads} '
+    '--kill-on-bad-exit=1 torchrun --nnodes "$nodes" --nproc-per-node "$processes" --rdzv-backend c10d '
+    '--rdzv-endpoint "$(hostname):$((20000 + SLURM_JOB_ID % 20000))" --rdzv-id "$SLURM_JOB_ID" -m "$@"; '
+    'elif [ "$processes" -gt 1 ]; then exec torchrun --standalone --nproc-per-node "$processes" -m "$@"; '
+    'else exec python -m "$@"; fi; }}; '
 )
-
-
-# Where there are GPUs, jobs that use one take turns: a profile says how many there are (`resources: gpu=`).
-GPU = int(shutil.which("nvidia-smi") is not None)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import resource
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
@@ -17,6 +17,10 @@ import psutil
 
 class Terminated(BaseException):
     """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
+
+
+class Paused(Terminated):
+    """SIGTERM reached a step that has kept what it did since it started; run again, it goes on from there."""
 
 
 def rank() -> int:
@@ -51,6 +55,20 @@ def sigterm_raises() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, handler)
     try:
         yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Inside the block SIGTERM interrupts nothing; the function given says whether one came.
+
+    A child that is forked inside the block takes no notice of SIGTERM either.
+    """
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
+    try:
+        yield lambda: bool(came)
     finally:
         signal.signal(signal.SIGTERM, before)
 

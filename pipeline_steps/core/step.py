@@ -16,7 +16,8 @@ from pipeline_steps.core.config import ConfigError, load_config, load_section, r
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import Terminated, rank, sigterm_raises, world_size
+from pipeline_steps.core.process import Paused, Terminated, rank, sigterm_raises, world_size
+from pipeline_steps.core.slurm import requeue
 from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprint_of, tracked_run
 
 Section = TypeVar("Section")
@@ -80,6 +81,8 @@ class Step:
             return 1
         except (Terminated, KeyboardInterrupt) as stop:
             log.error("stopped (%s); its MLflow run is KILLED", stop or "Ctrl-C")
+            if isinstance(stop, Paused) and rank() == 0:
+                requeue()
             return 143
         except Exception:
             log.exception("unexpected error")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.unit.paths import REPOSITORY
 
-LINKED = ("Snakefile", "workflow", "profiles", "pipeline_steps", "resources", "envs")
+LINKED = ("Snakefile", "workflow", "profiles", "slurm", "pipeline_steps", "resources", "envs")
 
 
 def workspace(folder: Path) -> Path:

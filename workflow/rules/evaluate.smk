@@ -46,7 +46,8 @@ for number, batch in enumerate(BATCHES):
             f"{ROOT}/benchmarks/extract_features/{number}.tsv"
         threads: max(8, 1 + CFG.extract_features.workers)
         resources:
-            gpu=GPU,
+            gpu=1,
+            tasks_per_gpu=0,
         conda:
             "../../envs/environment.yaml"
         message:
@@ -55,6 +56,11 @@ for number, batch in enumerate(BATCHES):
             "python -m pipeline_steps.extract_features --checkpoint {input.checkpoints:q} --pairs {input.pairs:q} "
             "--prepared {input.prepared:q} --features {output.features:q} "
             "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+    # What a profile's set-resources says of extract_features_job holds for every batch.
+    workflow.get_rule(f"extract_features_{number}_job").resources.update(
+        workflow.resource_settings.overwrite_resources.get("extract_features_job", {})
+    )
 
 
 rule eval_zeroshot_job:

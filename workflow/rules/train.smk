@@ -15,14 +15,16 @@ rule train_reference_job:
     benchmark:
         f"{ROOT}/benchmarks/train_reference/{CELL}.tsv"
     resources:
+        nodes=1,
         processes=1,
-        gpu=GPU,
+        gpu=1,
+        tasks_per_gpu=0,
     conda:
         "../../envs/environment.yaml"
     message:
         "Training the reference CLIP (seed {wildcards.seed})"
     shell:
-        "launch {resources.processes} pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
+        "launch {resources.nodes} {resources.processes} pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
         "--history {output.history:q} --method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
@@ -66,14 +68,16 @@ rule learn_prompt_job:
     benchmark:
         f"{ROOT}/benchmarks/learn_prompt/{CELL}.tsv"
     resources:
+        nodes=1,
         processes=1,
-        gpu=GPU,
+        gpu=1,
+        tasks_per_gpu=0,
     conda:
         "../../envs/environment.yaml"
     message:
         "{wildcards.method}, phase 1: learning the negative prompt (seed {wildcards.seed})"
     shell:
-        "launch {resources.processes} pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.nodes} {resources.processes} pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
@@ -94,14 +98,16 @@ rule unlearn_job:
     benchmark:
         f"{ROOT}/benchmarks/unlearn/{CELL}.tsv"
     resources:
+        nodes=1,
         processes=1,
-        gpu=GPU,
+        gpu=1,
+        tasks_per_gpu=0,
     conda:
         "../../envs/environment.yaml"
     message:
         "{wildcards.method}, phase 2: unlearning by optimal transport (seed {wildcards.seed})"
     shell:
-        "launch {resources.processes} pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
+        "launch {resources.nodes} {resources.processes} pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
@@ -122,14 +128,16 @@ rule train_baseline_job:
     benchmark:
         f"{ROOT}/benchmarks/train_baseline/{CELL}.tsv"
     resources:
+        nodes=1,
         processes=1,
-        gpu=GPU,
+        gpu=1,
+        tasks_per_gpu=0,
     conda:
         "../../envs/environment.yaml"
     message:
         "Training the baseline {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "launch {resources.processes} pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.nodes} {resources.processes} pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
