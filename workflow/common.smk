@@ -22,10 +22,11 @@ OWN_PAIRS = {
 # says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
-    f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r}; "
+    f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r} "
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
     "launch() {{ local nodes=$1 processes=$2; shift 2; "
     'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task {threads} '
-    '--kill-on-bad-exit=1 torchrun --nnodes "$nodes" --nproc-per-node "$processes" --rdzv-backend c10d '
+    '--wait 300 torchrun --nnodes "$nodes" --nproc-per-node "$processes" --rdzv-backend c10d '
     '--rdzv-endpoint "$(hostname):$((20000 + SLURM_JOB_ID % 20000))" --rdzv-id "$SLURM_JOB_ID" -m "$@"; '
     'elif [ "$processes" -gt 1 ]; then exec torchrun --standalone --nproc-per-node "$processes" -m "$@"; '
     'else exec python -m "$@"; fi; }}; '

@@ -47,30 +47,40 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into Terminated inside the block."""
+    """Turn SIGTERM into Terminated inside the block. Once one came, the process is on its way out and takes no other."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(f"signal {number}")
 
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
+    with _sigterm_handler(handler):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM interrupts nothing; the function given says whether one came.
+    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. It is the last one taken.
 
     A child that is forked inside the block takes no notice of SIGTERM either.
     """
     came: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: came.append(number))
-    try:
+
+    def handler(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        came.append(number)
+
+    with _sigterm_handler(handler):
         yield lambda: bool(came)
+
+
+@contextmanager
+def _sigterm_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) == handler:
+            signal.signal(signal.SIGTERM, before)
 
 
 def process_tags() -> dict[str, str]:

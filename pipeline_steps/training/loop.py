@@ -99,6 +99,7 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
                 bar.update()
                 if not processes.agree(not stop_asked()):
                     _keep(learner, phase, progress)
+                    processes.agree(True)  # who ends earlier could take the one that writes along
                     raise Paused(f"SIGTERM; {phase.title} is kept after step {phase.first_step + progress.done}")
     if phase.best is not None:
         phase.best.restore(learner)

@@ -65,11 +65,12 @@ def train_checkpoint(
     """
     with process_group() as processes:
         history = train(context, bundle, plans, processes)
-    if processes.leads:
-        write_history(context, history)
-        save_clip(context.paths["checkpoint"], bundle, extra_tensors)
-        for plan in plans:
-            _state_file(context, plan).unlink(missing_ok=True)
+        if processes.leads:
+            write_history(context, history)
+            save_clip(context.paths["checkpoint"], bundle, extra_tensors)
+            for plan in plans:
+                _state_file(context, plan).unlink(missing_ok=True)
+        processes.agree(True)  # who ends earlier could take the one that writes along
 
 
 def train(

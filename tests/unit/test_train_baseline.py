@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -40,9 +42,10 @@ def options(tmp_path: Path, pairs: Path) -> list[str]:  # noqa: F811
 
 
 def _train(
-    folder: Path, options: list[str], processes: int, *, fails: bool = False, kill_at: Path | None = None
+    folder: Path, options: list[str], processes: int, *, fails: bool = False, kill_at: Path | None = None,
+    warn_at: Path | None = None,
 ) -> str:
-    """Run the step; `kill_at`: kill its second process as soon as this file is there."""
+    """Run the step; as soon as a file is there, kill its second process (`kill_at`) or send SIGTERM (`warn_at`)."""
     started = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *(started if processes > 1 else []), "pipeline_steps.train_baseline", *options]
     command += ["--method", "continued", "--checkpoint", str(folder / "checkpoint")]
@@ -50,8 +53,12 @@ def _train(
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as ran:
-        while kill_at and ran.poll() is None and not kill_at.exists():
+        moment = kill_at or warn_at
+        while moment and ran.poll() is None and not moment.exists():
             time.sleep(0.005)
+        if warn_at:
+            for one in (*psutil.Process(ran.pid).children(recursive=True), ran):  # as Slurm does it, workers and all
+                one.send_signal(signal.SIGTERM)
         if kill_at:
             second = [one for one in psutil.Process(ran.pid).children() if one.environ().get("RANK") == "1"]
             second[0].kill()
@@ -105,12 +112,39 @@ def test_a_picture_that_only_one_process_misses_is_named_in_that_process_log(
     assert _statuses(tmp_path) == ["FAILED"] or _statuses(tmp_path) == ["KILLED"]
 
 
-def test_a_process_killed_among_two_ends_both_and_the_next_run_goes_on(tmp_path: Path, options: list[str]) -> None:
+def _with_training(options: list[str], **changed: object) -> list[str]:
     place = options.index("--settings") + 1
     settings = json.loads(options[place])
     for phase in PHASES:
-        settings[phase]["training"] |= {"epochs": 6, "save_minutes": 0}
-    options = [*options[:place], json.dumps(settings), *options[place + 1 :]]
+        settings[phase]["training"] |= changed
+    return [*options[:place], json.dumps(settings), *options[place + 1 :]]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_training_told_to_end_keeps_its_state_and_the_next_run_goes_on(
+    tmp_path: Path, options: list[str], processes: int
+) -> None:
+    options = _with_training(options, epochs=20, save_minutes=1000, workers=1)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+    _train(whole, options, processes)
+    _train(parts, options, processes, fails=True, warn_at=parts / "checkpoint.resume.as_learn_prompt.pt")
+    told = (parts / "log.txt").read_text()
+    kept = re.search(r"continued as_(\w+) is kept after step (\d+)", told)
+    assert kept, told
+    assert "put job" not in told  # no Slurm here
+    _train(parts, options, processes)
+    told = (parts / "log.txt").read_text()
+    assert f"continued as_{kept[1]} goes on after step {kept[2]}\n" in told, told
+    one, two = (load_file(folder / "checkpoint" / "open_clip_model.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(two[name], tensor) for name, tensor in one.items())
+    assert sorted(_statuses(parts)) == ["FINISHED", "KILLED"]
+    assert not list(parts.glob("*.pt"))
+
+
+def test_a_process_killed_among_two_ends_both_and_the_next_run_goes_on(tmp_path: Path, options: list[str]) -> None:
+    options = _with_training(options, epochs=6, save_minutes=0)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         folder.mkdir()
