@@ -31,13 +31,13 @@ for stage, targets in STAGE_CELLS.items():
         name:
             stage
         input:
-            targets,
+            once_submitting(targets),
 
 
 rule all:
     default_target: True
     input:
-        rules.make_tables.output,
+        once_submitting(rules.make_tables.output),
 
 
 onerror:

@@ -4,6 +4,7 @@ import json
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.slurm import job_prefix, wait_for_left_jobs
 
 CFG = load_config(config)
 ROOT = f"{CFG.results_dir}/{CFG.experiment}"
@@ -17,20 +18,34 @@ OWN_PAIRS = {
     if path
 }
 
-# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch nodes N module ...` starts a step
-# in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's set-resources
-# says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
+# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch nodes N threads module ...` starts
+# a step in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's
+# set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
     f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r} "
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
-    "launch() {{ local nodes=$1 processes=$2; shift 2; "
-    'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task {threads} '
+    "launch() {{ local nodes=$1 processes=$2 threads=$3; shift 3; "
+    'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task "$threads" '
     '--wait 300 torchrun --nnodes "$nodes" --nproc-per-node "$processes" --rdzv-backend c10d '
     '--rdzv-endpoint "$(hostname):$((20000 + SLURM_JOB_ID % 20000))" --rdzv-id "$SLURM_JOB_ID" -m "$@"; '
     'elif [ "$processes" -gt 1 ]; then exec torchrun --standalone --nproc-per-node "$processes" -m "$@"; '
     'else exec python -m "$@"; fi; }}; '
 )
+
+
+def once_submitting(targets):
+    """The inputs of a target: `targets`, once no jobs of an earlier run are left that would make them twice."""
+    return lambda wildcards: settle_queue() or targets
+
+
+@functools.cache
+def settle_queue():
+    """On Slurm: name the jobs by their experiment, and wait for those that an earlier run of it left in the queue."""
+    if workflow.is_main_process and hasattr(workflow.executor_settings, "jobname_prefix"):
+        prefix = workflow.executor_settings.jobname_prefix or job_prefix(CFG.experiment)
+        workflow.executor_settings.jobname_prefix = prefix
+        wait_for_left_jobs(prefix, logger.warning)
 
 
 @functools.cache

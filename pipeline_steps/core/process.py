@@ -33,6 +33,11 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_world_size() -> int:
+    """How many of them torchrun started on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def keep_freed_memory() -> None:
     """Have malloc keep up to 1 GiB that was freed, instead of returning it after every batch to fault it in again.
 

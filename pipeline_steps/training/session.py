@@ -14,6 +14,7 @@ from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file
+from pipeline_steps.core.process import local_world_size
 from pipeline_steps.core.schema import NegativeTextConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
 from pipeline_steps.data.manifest import TRAINING_COLUMNS, TRUTH_COLUMNS, image_root, training_rows, validation_rows
@@ -82,7 +83,7 @@ def train(
     frozen blocks than the text tower has, and what `fit` raises.
     """
     if context.threads:
-        torch.set_num_threads(max(1, context.threads // processes.size))
+        torch.set_num_threads(max(1, context.threads // local_world_size()))
     torch.manual_seed(context.seed)
     bundle.model.to(device=processes.device, memory_format=torch.channels_last)
     share_batch_statistics(bundle.model, processes)

@@ -24,7 +24,8 @@ rule train_reference_job:
     message:
         "Training the reference CLIP (seed {wildcards.seed})"
     shell:
-        "launch {resources.nodes} {resources.processes} pipeline_steps.train_reference --pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
+        "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.train_reference "
+        "--pairs {input.pairs:q} --checkpoint {output.checkpoint:q} "
         "--history {output.history:q} --method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
@@ -77,7 +78,8 @@ rule learn_prompt_job:
     message:
         "{wildcards.method}, phase 1: learning the negative prompt (seed {wildcards.seed})"
     shell:
-        "launch {resources.nodes} {resources.processes} pipeline_steps.learn_prompt --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.learn_prompt "
+        "--pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
@@ -107,7 +109,8 @@ rule unlearn_job:
     message:
         "{wildcards.method}, phase 2: unlearning by optimal transport (seed {wildcards.seed})"
     shell:
-        "launch {resources.nodes} {resources.processes} pipeline_steps.unlearn --pairs {input.pairs:q} --learned {input.learned:q} "
+        "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.unlearn "
+        "--pairs {input.pairs:q} --learned {input.learned:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
@@ -137,7 +140,8 @@ rule train_baseline_job:
     message:
         "Training the baseline {wildcards.method} (seed {wildcards.seed})"
     shell:
-        "launch {resources.nodes} {resources.processes} pipeline_steps.train_baseline --pairs {input.pairs:q} --reference {input.reference:q} "
+        "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.train_baseline "
+        "--pairs {input.pairs:q} --reference {input.reference:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
