@@ -1,6 +1,10 @@
 # The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
+import atexit
 import functools
 import json
+import re
+import subprocess
+import sys
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
@@ -34,6 +38,10 @@ shell.prefix(
 )
 
 
+# Whether a profile for a cluster is used: it says where jobs go.
+ON_CLUSTER = "slurm_partition" in (workflow.resource_settings.default_resources or {})
+
+
 def once_submitting(targets):
     """The inputs of a target: `targets`, once no jobs of an earlier run are left that would make them twice."""
     return lambda wildcards: settle_queue() or targets
@@ -41,11 +49,62 @@ def once_submitting(targets):
 
 @functools.cache
 def settle_queue():
-    """On Slurm: name the jobs by their experiment, and wait for those that an earlier run of it left in the queue."""
-    if workflow.is_main_process and hasattr(workflow.executor_settings, "jobname_prefix"):
+    """On Slurm: name the jobs by their experiment, and wait for those that an earlier run of it left in the queue.
+
+    A dry run ends with a bill instead.
+    """
+    if not (workflow.is_main_process and ON_CLUSTER):
+        return
+    if workflow.dryrun:
+        atexit.register(show_bill)
+    elif hasattr(workflow.executor_settings, "jobname_prefix"):
         prefix = workflow.executor_settings.jobname_prefix or job_prefix(CFG.experiment)
         workflow.executor_settings.jobname_prefix = prefix
         wait_for_left_jobs(prefix, logger.warning)
+
+
+def show_bill():
+    """What the jobs of this dry run would cost, counted in a process of its own."""
+    jobs = [
+        {
+            "stage": re.sub(r"(_\d+)?_job$", "", job.rule.name),
+            "method": job.wildcards_dict.get("method"),
+            "dataset": job.wildcards_dict.get("dataset"),
+            "gpus": gpus_of(job.resources),
+            "runtime": job.resources.get("runtime", 0),
+            "checkpoints": len(job.output),
+        }
+        for job in workflow.dag.jobs
+        if job.output and workflow.dag.finished(job)  # as far as a dry run goes
+    ]
+    told = json.dumps({"config": config, "jobs": jobs})
+    subprocess.run([sys.executable, "-m", "pipeline_steps.show_bill"], input=told, text=True, cwd=workflow.basedir)
+
+
+def training_memory(*sections):
+    """Memory on a machine of a cluster, MiB, from the model, the batch and the loader; more with every attempt."""
+    if not (ON_CLUSTER and workflow.is_main_process):
+        return {}
+
+    def needed(wildcards, threads, attempt):
+        from pipeline_steps.models.cost import training_memory_mib  # torch: seconds, and only here
+
+        config = method_config(wildcards.method)
+        phases = [functools.reduce(getattr, f"{section}.training".split("."), config) for section in sections]
+        processes = [max(1, threads // (phase.workers + 2)) for phase in phases]
+        needs = [
+            training_memory_mib(phase, config.model.architecture, count)
+            for phase, count in zip(phases, processes, strict=True)
+        ]
+        return attempt * max(needs)
+
+    return {"mem_mb": needed}
+
+
+def gpus_of(resources):
+    """GPUs that a job asks for, on all of its machines."""
+    gres = re.fullmatch(r"gpu:(?:\w+:)?(\d+)", str(resources.get("gres", "")))
+    return int(gres[1]) * resources.get("nodes", 1) if gres else resources.get("gpu", 0)
 
 
 @functools.cache

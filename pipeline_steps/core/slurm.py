@@ -41,9 +41,7 @@ def _left_jobs(prefix: str) -> list[str]:
     rows = [line.split("|", 2) for line in (lines or "").splitlines()]
     here = Path.cwd().resolve()
     return [
-        job
-        for job, name, folder in rows
-        if re.fullmatch(f"{prefix}_{_UUID}", name) and Path(folder).resolve() == here
+        job for job, name, folder in rows if re.fullmatch(f"{prefix}_{_UUID}", name) and Path(folder).resolve() == here
     ]
 
 

@@ -1,52 +1,24 @@
 """What each configuration of config/paper/ costs, by counting: floating-point operations of every training.
 
-`python -m tests.benchmarks.cost` prints a Markdown table. Counted with torch's FlopCounterMode on tensors without data
-(a multiply-add is two operations); a backward pass counts twice its forward pass; what is frozen has none; chunks add
-a forward pass. Loss, optimiser, data loading and evaluation are not in it. Nothing is measured.
+`python -m tests.benchmarks.cost` prints a Markdown table. How it is counted stands in pipeline_steps/models/cost.py.
+Evaluation is not in it. Nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
-from functools import cache
 from pathlib import Path
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.schema import Config, TrainingConfig
-from pipeline_steps.models.clip import create_clip
+from pipeline_steps.core.schema import Config
+from pipeline_steps.models.cost import training_operations
 
 DEFAULT = Path("config/config.yaml")
 PAPER = Path("config/paper")
 # Rows of the published lists: an upper bound, of links that no longer all work.
 LISTED_PAIRS = {"cc3m": 3_318_333, "cc12m": 12_423_374, "yfcc15m": 15_000_000}
 SUSTAINED = 1e14
-
-
-@cache
-def forward_operations(architecture: str) -> tuple[float, float]:
-    """Operations of one picture and of one caption going forward."""
-    model = create_clip(architecture).model.to("meta")
-    size, length = model.visual.image_size, model.context_length
-    side = size[0] if isinstance(size, tuple) else size
-    with FlopCounterMode(display=False) as image:
-        model.encode_image(torch.empty(1, 3, side, side, device="meta"))
-    with FlopCounterMode(display=False) as text:
-        model.encode_text(torch.zeros(1, length, dtype=torch.long, device="meta"))
-    return float(image.get_total_flops()), float(text.get_total_flops())
-
-
-def training_operations(training: TrainingConfig, architecture: str, pairs: int, texts: int) -> float:
-    """Operations of one phase with `texts` captions encoded per pair."""
-    image, text = forward_operations(architecture)
-    image_trains = not (training.freeze.image_tower and training.freeze.image_projection)
-    passes = 4 if training.chunk_size else 3
-    image_passes = passes if image_trains and not training.freeze.image_tower else 1
-    per_pair = image * image_passes + texts * text * passes
-    return training.epochs * min(pairs, training.pairs or pairs) * per_pair
 
 
 def method_operations(config: Config, method: str, pairs: int) -> float:

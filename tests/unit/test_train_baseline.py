@@ -42,7 +42,12 @@ def options(tmp_path: Path, pairs: Path) -> list[str]:  # noqa: F811
 
 
 def _train(
-    folder: Path, options: list[str], processes: int, *, fails: bool = False, kill_at: Path | None = None,
+    folder: Path,
+    options: list[str],
+    processes: int,
+    *,
+    fails: bool = False,
+    kill_at: Path | None = None,
     warn_at: Path | None = None,
 ) -> str:
     """Run the step; as soon as a file is there, kill its second process (`kill_at`) or send SIGTERM (`warn_at`)."""

@@ -52,7 +52,9 @@ class Cluster:
     def jobs(self, *states: str) -> dict[str, dict[str, str]]:
         """All jobs that the controller still knows, by id: state, comment, nodes, times that it was restarted."""
         lines = self.ask("squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%N|%P").splitlines()
-        rows = [dict(zip(("id", "state", "comment", "nodes", "partition"), line.split("|"), strict=True)) for line in lines]
+        rows = [
+            dict(zip(("id", "state", "comment", "nodes", "partition"), line.split("|"), strict=True)) for line in lines
+        ]
         return {row["id"]: row for row in rows if not states or row["state"] in states}
 
     def show(self, job: str) -> dict[str, str]:
@@ -76,7 +78,9 @@ class Cluster:
         """Wait until something holds."""
         deadline = time.monotonic() + seconds
         while not fact():
-            assert time.monotonic() < deadline, f"after {seconds:.0f} s: not {what}\n{self.ask('squeue', '--states=all')}"
+            assert time.monotonic() < deadline, (
+                f"after {seconds:.0f} s: not {what}\n{self.ask('squeue', '--states=all')}"
+            )
             time.sleep(0.2)
 
     def nodes_are(self, state: str) -> bool:
@@ -130,8 +134,16 @@ def _start_munge(cluster: Cluster) -> None:
     (place / "key").write_bytes(secrets.token_bytes(128))
     (place / "key").chmod(0o400)
     place.chmod(0o700)
-    files = [f"--{option}={place / name}" for option, name in (
-        ("socket", "socket"), ("key-file", "key"), ("pid-file", "pid"), ("log-file", "log"), ("seed-file", "seed"))]
+    files = [
+        f"--{option}={place / name}"
+        for option, name in (
+            ("socket", "socket"),
+            ("key-file", "key"),
+            ("pid-file", "pid"),
+            ("log-file", "log"),
+            ("seed-file", "seed"),
+        )
+    ]
     subprocess.run(["munged", "--force", *files], env=cluster.environment, check=True, timeout=60)
     cluster.daemons["munged"] = _daemon(place / "pid")
 
@@ -186,7 +198,7 @@ def _write_configuration(folder: Path, settings: Mapping[str, str]) -> None:
     lines = {
         "ClusterName": "test", "SlurmctldHost": f"{host}(127.0.0.1)", "SlurmctldPort": controller,
         "SlurmUser": user, "SlurmdUser": user,
-        "AuthType": "auth/munge", "AuthInfo": f"socket={folder}/munge/socket", "CredType": "cred/munge",
+        "AuthType": "auth/munge", "AuthInfo": f"socket={folder}/munge/socket,cred_expire=10", "CredType": "cred/munge",
         "MpiDefault": "none", "ProctrackType": "proctrack/linuxproc", "TaskPlugin": "task/none",
         "SelectType": "select/cons_tres", "SelectTypeParameters": "CR_CPU_Memory",
         "JobAcctGatherType": "jobacct_gather/linux", "JobAcctGatherFrequency": "1",
@@ -204,7 +216,8 @@ def _write_configuration(folder: Path, settings: Mapping[str, str]) -> None:
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=64000 Gres=gpu:2"
         )
     members = ",".join(NODES)
-    text.append(f"PartitionName=gpu Nodes={members} MaxTime=2880 State=UP")
+    text.append(f"PartitionName=gpu Nodes={members} MaxTime=2880 GraceTime=10 PriorityTier=1 State=UP")
+    text.append(f"PartitionName=urgent Nodes={members} MaxTime=2880 PriorityTier=10 State=UP")
     text.append(f"PartitionName=cpu Nodes={members} Default=YES MaxTime=2880 State=UP")
     (folder / "slurm.conf").write_text("\n".join(text) + "\n")
     devices = "\n".join(f"NodeName={node} Name=gpu File=/dev/zero,/dev/null" for node in NODES)

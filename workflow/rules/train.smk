@@ -19,6 +19,7 @@ rule train_reference_job:
         processes=1,
         gpu=1,
         tasks_per_gpu=0,
+        **training_memory("train_reference"),
     conda:
         "../../envs/environment.yaml"
     message:
@@ -73,6 +74,7 @@ rule learn_prompt_job:
         processes=1,
         gpu=1,
         tasks_per_gpu=0,
+        **training_memory("learn_prompt"),
     conda:
         "../../envs/environment.yaml"
     message:
@@ -104,6 +106,7 @@ rule unlearn_job:
         processes=1,
         gpu=1,
         tasks_per_gpu=0,
+        **training_memory("unlearn"),
     conda:
         "../../envs/environment.yaml"
     message:
@@ -135,6 +138,7 @@ rule train_baseline_job:
         processes=1,
         gpu=1,
         tasks_per_gpu=0,
+        **training_memory("learn_prompt", "unlearn"),
     conda:
         "../../envs/environment.yaml"
     message:

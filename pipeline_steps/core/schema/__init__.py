@@ -41,7 +41,7 @@ from pipeline_steps.core.schema.training import (
     TrainingConfig,
     TrainReferenceConfig,
 )
-from pipeline_steps.core.schema.values import STRICT, Name, Seed
+from pipeline_steps.core.schema.values import STRICT, Name, Positive, Seed
 
 __all__ = [
     "BuildManifestConfig",
@@ -64,6 +64,7 @@ __all__ = [
     "PaperConfig",
     "PrepareDatasetConfig",
     "SeparationConfig",
+    "ShowBillConfig",
     "SoftclipConfig",
     "StrengthsConfig",
     "TrackingConfig",
@@ -80,6 +81,13 @@ class TrackingConfig:
     """Where MLflow keeps its runs. `uri: null` is SQLite under the results folder."""
 
     uri: str | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class ShowBillConfig:
+    """What a GPU sustains, TFLOP/s, for the bill at the end of a dry run on a cluster."""
+
+    tflops_per_gpu: Positive
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -109,3 +117,4 @@ class Config:
     eval_retrieval: EvalRetrievalConfig
     check_overlap: CheckOverlapConfig
     make_tables: MakeTablesConfig
+    show_bill: ShowBillConfig

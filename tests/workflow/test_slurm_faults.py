@@ -1,0 +1,202 @@
+"""What goes wrong on clusters, on a real Slurm: nothing finished is lost or redone, nothing half-written is taken for whole.
+
+Every test trains the same reference, disturbs it, and finds the weights of a training that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, cluster_project
+from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+from tests.workflow.snakemake_runs import snakemake
+
+LONG = "train_reference: {training: {epochs: 36, pairs: 1280, save_minutes: 1000}}"
+REFERENCE = Path("results/cluster/train_reference/reference/seed0")
+WEIGHTS = REFERENCE / "checkpoint/open_clip_model.safetensors"
+STATE = REFERENCE / "checkpoint.resume.train_reference.pt"
+LOG = Path("results/cluster/logs/train_reference/reference/seed0.log")
+PREEMPTION = {"PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    require_slurm()
+    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster", PREEMPTION) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with its pairs made, on this machine."""
+    folder = cluster_project(tmp_path_factory.mktemp("cluster") / "project")
+    (folder / "long.yaml").write_text(LONG)
+    ran = snakemake(folder, "build_manifest", configfiles=(*CONFIGFILES, "long.yaml"))
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    adapt_profile(folder, cpus_per_gpu=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(project: Path) -> dict[str, torch.Tensor]:
+    """The weights of an undisturbed training on this machine."""
+    ran = snakemake(
+        project, "train_reference", "--set-threads", "train_reference_job=1", configfiles=(*CONFIGFILES, "long.yaml")
+    )
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    return load_file(project / WEIGHTS)
+
+
+@pytest.fixture
+def training(project: Path, cluster: Cluster, expected: dict[str, torch.Tensor]) -> Iterator[Driver]:
+    """A driver whose training has kept its first state."""
+    driver = _train(project, cluster, "--forcerun", "train_reference_job")
+    cluster.wait(lambda: driver.process.poll() is not None or (project / STATE).is_file(), "a state kept")
+    assert driver.process.poll() is None, driver.output()[-3000:]
+    yield driver
+    if driver.process.poll() is None:
+        driver.process.send_signal(signal.SIGINT)
+        driver.process.wait(120)
+
+
+def _train(project: Path, cluster: Cluster, *arguments: str) -> Driver:
+    return Driver(project, cluster, "train_reference", *arguments, configfiles=(*CONFIGFILES, "long.yaml"))
+
+
+def _job(cluster: Cluster) -> str:
+    """The id of the only job that runs."""
+    (job,) = cluster.jobs("RUNNING")
+    return job
+
+
+def _step(project: Path) -> psutil.Process:
+    """The process of the training itself."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if (
+            "pipeline_steps.train_reference" in words
+            and process.info["cwd"] == str(project)
+            and words[0].endswith("python")
+        ):
+            found.append(process)
+    return min(found, key=lambda process: process.create_time())
+
+
+def _as_expected(project: Path, expected: dict[str, torch.Tensor], *, resumed: bool = True) -> None:
+    found = load_file(project / WEIGHTS)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert ("goes on after step" in (project / LOG).read_text()) == resumed
+    assert not (project / STATE).exists()
+    assert not list((project / "results").rglob("*.partial"))
+
+
+def _statuses(project: Path) -> list[str]:
+    """How the runs of the training ended, the latest first."""
+    client = MlflowClient(f"sqlite:///{project}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("cluster")
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id], "tags.stage = 'train_reference'")
+    return [run.info.status for run in found]
+
+
+def test_a_preempted_training_is_requeued_and_goes_on(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    job = _job(cluster)
+    command = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
+    urgent = cluster.ask(*command, "--wrap=sleep 1")
+    cluster.wait(lambda: cluster.show(job)["Restarts"] == "1", "requeued")
+    assert "is kept after step" in (project / LOG).read_text()
+    training.ended()
+    assert cluster.show(urgent)["JobState"] == "COMPLETED"
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    _as_expected(project, expected)
+    assert _statuses(project)[:2] == ["FINISHED", "KILLED"]
+
+
+def test_a_training_warned_of_its_time_limit_is_requeued_and_goes_on(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    job = _job(cluster)
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
+    cluster.wait(lambda: cluster.show(job)["Restarts"] == "1", "requeued")
+    assert f"asked Slurm to put job {job} back into the queue" in (project / LOG).read_text()
+    cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1440")
+    training.ended()
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    _as_expected(project, expected)
+
+
+def test_a_training_killed_and_then_cancelled_is_tried_again_and_goes_on(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    first = _job(cluster)
+    _step(project).kill()
+    cluster.wait(lambda: cluster.jobs("RUNNING") and _job(cluster) != first, "tried again")
+    second = _job(cluster)
+    cluster.wait(lambda: "goes on after step" in (project / LOG).read_text(), "gone on")
+    cluster.ask("scancel", second)
+    training.ended()
+    states = {job: row["state"] for job, row in cluster.jobs().items()}
+    assert (states[first], states[second]) == ("FAILED", "CANCELLED")
+    assert "asked Slurm" not in (project / LOG).read_text()  # what somebody cancels does not come back by itself
+    _as_expected(project, expected)
+
+
+def test_a_training_whose_machine_dies_goes_on_on_another(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    job = _job(cluster)
+    dead = cluster.jobs()[job]["nodes"]
+    cluster.kill_node(dead)
+    cluster.wait(lambda: cluster.jobs()[job]["nodes"] not in ("", dead), "on the other machine")
+    training.ended()
+    cluster.start_node(dead)
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    _as_expected(project, expected)
+    cluster.wait(lambda: cluster.nodes_are("idle"), "nodes ready")
+
+
+def test_a_driver_that_dies_and_is_started_again_waits_for_its_jobs(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    job, before = _job(cluster), set(cluster.jobs())
+    training.process.kill()
+    training.process.wait(30)
+    unlocked = Driver(project, cluster, "--unlock", configfiles=(*CONFIGFILES, "long.yaml"))
+    unlocked.ended()
+    second = _train(project, cluster)
+    cluster.wait(lambda: f"`scancel {job}`" in second.output(), "the job named")
+    assert "Nothing to be done" in second.ended()
+    assert set(cluster.jobs()) == before
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    _as_expected(project, expected, resumed=False)
+
+
+def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_nothing_half_written(
+    project: Path, cluster: Cluster, expected: dict[str, torch.Tensor]
+) -> None:
+    limit = 4 * 2**20  # Slurm takes the limits of who submits along to the job
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    arguments = ("train_reference", "--forcerun", "train_reference_job", "--retries", "0")
+    full = Driver(project, cluster, *arguments, configfiles=(*CONFIGFILES, "long.yaml"), before=small_files)
+    told = full.ended(1)
+    assert "no room" in (project / LOG).read_text(), told
+    assert not (project / WEIGHTS).exists()
+    assert not (project / STATE).exists()
+    assert not list((project / "results").rglob("*.partial"))
+    _train(project, cluster).ended()
+    _as_expected(project, expected, resumed=False)
