@@ -16,6 +16,7 @@ from pipeline_steps.evaluation.features.cache import FeatureCache
 from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction, index_of
 from pipeline_steps.evaluation.features.index import relative_cache
 from pipeline_steps.models.device import best_device
+from pipeline_steps.models.meter import metered
 
 
 def run(context: StepContext) -> None:
@@ -40,12 +41,13 @@ def run(context: StepContext) -> None:
         for model in models:
             _ = model.encoder  # a tower without that tap is refused before any work
     extraction = Extraction(models, cache, settings, device)
-    if "pairs" in context.paths:
-        extraction.add_pairs(context.paths["pairs"])
-    for found in prepared:
-        if found.hole:
-            context.log.warning("%s is left out: %s", found.name, found.hole)
-        extraction.add_set(found)
+    with metered(context.run, device):
+        if "pairs" in context.paths:
+            extraction.add_pairs(context.paths["pairs"])
+        for found in prepared:
+            if found.hole:
+                context.log.warning("%s is left out: %s", found.name, found.hole)
+            extraction.add_set(found)
     for model, output in zip(models, outputs, strict=True):
         index_of(model, prepared, relative_cache(cache.folder, output)).write(output)
     context.run.log_metrics(extraction.counts)

@@ -84,7 +84,7 @@ def _disk(config: Config, stage: str, pairs: int | None, job: dict[str, Any]) ->
     if stage == "extract_features":
         width = model_cost(config.model.architecture).embedding_width
         taps = sum(_TAP_WIDTH[tap] for tap in config.extract_features.taps)
-        return job["checkpoints"] * _pictures(config) * taps * width * _FLOAT
+        return float(job["checkpoints"] * _pictures(config) * taps * width * _FLOAT)
     if stage in {method.stage for method in METHODS.values()} | {"learn_prompt", "import_reference", "export_model"}:
         return model_cost(config.model.architecture).parameters * _FLOAT
     return 0.0

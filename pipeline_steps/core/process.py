@@ -52,7 +52,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into Terminated inside the block. Once one came, the process is on its way out and takes no other."""
+    """Turn SIGTERM into Terminated inside the block. Once one came, the process ends and takes no other."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

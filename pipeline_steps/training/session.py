@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.models.clip import ClipBundle, save_clip
 from pipeline_steps.models.freeze import apply_freeze, frozen_text_blocks
+from pipeline_steps.models.meter import metered
 from pipeline_steps.models.tokens import tokenizer_for
 from pipeline_steps.training.distributed import Processes, process_group, share_batch_statistics
 from pipeline_steps.training.history import HistoryRow
@@ -65,7 +67,8 @@ def train_checkpoint(
     torchrun every process calls this, and the first one writes.
     """
     with process_group() as processes:
-        history = train(context, bundle, plans, processes)
+        with metered(context.run, processes.device, processes.sum):
+            history = train(context, bundle, plans, processes)
         if processes.leads:
             write_history(context, history)
             save_clip(context.paths["checkpoint"], bundle, extra_tensors)
@@ -101,13 +104,16 @@ def train(
 
 
 def write_history(context: StepContext, history: Sequence[HistoryRow]) -> None:
-    """Write the history in long form (step, epoch, name, value), and store it with the run."""
+    """Write the history in long form (step, epoch, name, value); store it, and the median pairs/s, with the run."""
     path = context.paths["history"]
     columns = list(zip(*history, strict=True)) or [()] * len(_HISTORY)
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _HISTORY, strict=True)], _HISTORY)
     with whole_file(path) as partial:
         pq.write_table(table, partial)
     context.run.log_file(path)
+    rates = [value for _, _, name, value in history if name == "pairs_per_second"]
+    if rates:
+        context.run.log_metrics({"median_pairs_per_second": statistics.median(rates)})
 
 
 def _rows(context: StepContext, pairs: int | None) -> pa.Table:

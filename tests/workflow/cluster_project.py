@@ -35,7 +35,7 @@ def cluster_project(folder: Path) -> Path:
 
 
 def adapt_profile(folder: Path, **values: object) -> None:
-    """Edit the first block of the profile as a user would, in a copy of it; shorter waits between looks at the queue."""
+    """Edit the first block of the profile as a user would, in a copy of it; look at the queue sooner."""
     text = (folder / "workflow/profiles/slurm/config.yaml").read_text()
     for name, value in ({"latency-wait": 20, "slurm-init-seconds-before-status-checks": 2} | values).items():
         text, found = re.subn(rf"^(\s*{name}:) \S+", rf"\1 {value}", text, count=1, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What goes wrong on clusters, on a real Slurm: nothing finished is lost or redone, nothing half-written is taken for whole.
+"""What goes wrong on clusters, on a real Slurm: nothing finished is lost or redone, nothing half-written is used.
 
 Every test trains the same reference, disturbs it, and finds the weights of a training that nobody disturbed.
 """
