@@ -89,10 +89,11 @@ def _sigterm_handler(handler: Callable[[int, FrameType | None], None]) -> Iterat
 
 
 def process_tags() -> dict[str, str]:
-    """Which process a run belongs to (host, pid, start), and the git commit of the working directory."""
+    """Which process a run belongs to (host, pid, start), of how many, in which Slurm job; and the git commit."""
     process = psutil.Process()
     tags = {"host": socket.gethostname(), "pid": str(process.pid), "process_start": f"{process.create_time():.2f}"}
-    return tags | {"git_commit": _git_commit()}
+    tags |= {"processes": str(world_size()), "slurm_job": os.environ.get("SLURM_JOB_ID", "")}
+    return {name: value for name, value in tags.items() if value} | {"git_commit": _git_commit()}
 
 
 def _git_commit() -> str:

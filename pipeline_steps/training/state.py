@@ -30,7 +30,12 @@ def save_state(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
     require_free_disk(path.parent, _bytes_of(state))
     with whole_file(path) as partial, partial.open("wb") as stream:
         hashing = _Hashing(stream)
-        torch.save({"fingerprint": fingerprint, **state}, cast(BinaryIO, hashing))
+        try:
+            torch.save({"fingerprint": fingerprint, **state}, cast(BinaryIO, hashing))
+        except RuntimeError:
+            if hashing.error is not None:  # torch says that it lost its place, and not why
+                raise hashing.error from None
+            raise
         stream.write(hashing.sha256.digest())
 
 
@@ -65,15 +70,20 @@ def _is_whole(path: Path) -> bool:
 
 
 class _Hashing:
-    """A stream to write to that keeps the sha256 of what went through."""
+    """A stream to write to that keeps the sha256 of what went through, and the error of the system, if one came."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self.sha256 = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.sha256.update(data)
-        return self._stream.write(data)
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._stream.flush()

@@ -59,6 +59,8 @@ def expected(project: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def training(project: Path, cluster: Cluster, expected: dict[str, torch.Tensor]) -> Iterator[Driver]:
     """A driver whose training has kept its first state."""
+    for left in (project / STATE, project / LOG):
+        left.unlink(missing_ok=True)
     driver = _train(project, cluster, "--forcerun", "train_reference_job")
     cluster.wait(lambda: driver.process.poll() is not None or (project / STATE).is_file(), "a state kept")
     assert driver.process.poll() is None, driver.output()[-3000:]
@@ -70,6 +72,11 @@ def training(project: Path, cluster: Cluster, expected: dict[str, torch.Tensor])
 
 def _train(project: Path, cluster: Cluster, *arguments: str) -> Driver:
     return Driver(project, cluster, "train_reference", *arguments, configfiles=(*CONFIGFILES, "long.yaml"))
+
+
+def _told(project: Path) -> str:
+    """The log of the training's last attempt."""
+    return (project / LOG).read_text() if (project / LOG).is_file() else ""
 
 
 def _job(cluster: Cluster) -> str:
@@ -95,7 +102,7 @@ def _step(project: Path) -> psutil.Process:
 def _as_expected(project: Path, expected: dict[str, torch.Tensor], *, resumed: bool = True) -> None:
     found = load_file(project / WEIGHTS)
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert ("goes on after step" in (project / LOG).read_text()) == resumed
+    assert ("goes on after step" in _told(project)) == resumed
     assert not (project / STATE).exists()
     assert not list((project / "results").rglob("*.partial"))
 
@@ -116,7 +123,7 @@ def test_a_preempted_training_is_requeued_and_goes_on(
     command = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
     urgent = cluster.ask(*command, "--wrap=sleep 1")
     cluster.wait(lambda: cluster.show(job)["Restarts"] == "1", "requeued")
-    assert "is kept after step" in (project / LOG).read_text()
+    assert "is kept after step" in _told(project)
     training.ended()
     assert cluster.show(urgent)["JobState"] == "COMPLETED"
     assert cluster.show(job)["JobState"] == "COMPLETED"
@@ -130,7 +137,7 @@ def test_a_training_warned_of_its_time_limit_is_requeued_and_goes_on(
     job = _job(cluster)
     cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
     cluster.wait(lambda: cluster.show(job)["Restarts"] == "1", "requeued")
-    assert f"asked Slurm to put job {job} back into the queue" in (project / LOG).read_text()
+    assert f"asked Slurm to put job {job} back into the queue" in _told(project)
     cluster.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1440")
     training.ended()
     assert cluster.show(job)["JobState"] == "COMPLETED"
@@ -144,12 +151,12 @@ def test_a_training_killed_and_then_cancelled_is_tried_again_and_goes_on(
     _step(project).kill()
     cluster.wait(lambda: cluster.jobs("RUNNING") and _job(cluster) != first, "tried again")
     second = _job(cluster)
-    cluster.wait(lambda: "goes on after step" in (project / LOG).read_text(), "gone on")
+    cluster.wait(lambda: "goes on after step" in _told(project), "gone on")
     cluster.ask("scancel", second)
     training.ended()
     states = {job: row["state"] for job, row in cluster.jobs().items()}
     assert (states[first], states[second]) == ("FAILED", "CANCELLED")
-    assert "asked Slurm" not in (project / LOG).read_text()  # what somebody cancels does not come back by itself
+    assert "asked Slurm" not in _told(project)  # what somebody cancels does not come back by itself
     _as_expected(project, expected)
 
 
@@ -191,10 +198,11 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_nothing_half_writt
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+    (project / LOG).unlink(missing_ok=True)
     arguments = ("train_reference", "--forcerun", "train_reference_job", "--retries", "0")
     full = Driver(project, cluster, *arguments, configfiles=(*CONFIGFILES, "long.yaml"), before=small_files)
     told = full.ended(1)
-    assert "no room" in (project / LOG).read_text(), told
+    assert "no room" in _told(project), told
     assert not (project / WEIGHTS).exists()
     assert not (project / STATE).exists()
     assert not list((project / "results").rglob("*.partial"))
