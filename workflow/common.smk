@@ -82,23 +82,36 @@ def show_bill():
 
 
 def training_memory(*sections):
-    """Memory on a machine of a cluster, MiB, from the model, the batch and the loader; more with every attempt."""
-    if not (ON_CLUSTER and workflow.is_main_process):
-        return {}
+    """`mem_mb` on a machine of a cluster, from the model, the batch and the loader; more with every attempt."""
 
     def needed(wildcards, threads, attempt):
-        from pipeline_steps.models.cost import training_memory_mib  # torch: seconds, and only here
+        from pipeline_steps.models.cost import training_memory_mib
 
         config = method_config(wildcards.method)
-        phases = [functools.reduce(getattr, f"{section}.training".split("."), config) for section in sections]
-        processes = [max(1, threads // (phase.workers + 2)) for phase in phases]
+        phases = [getattr(config, section).training for section in sections]
         needs = [
-            training_memory_mib(phase, config.model.architecture, count)
-            for phase, count in zip(phases, processes, strict=True)
+            training_memory_mib(phase, config.model.architecture, max(1, threads // (phase.workers + 2)))
+            for phase in phases
         ]
         return attempt * max(needs)
 
-    return {"mem_mb": needed}
+    return asked_of_cluster(needed)
+
+
+def features_memory(checkpoints):
+    """The same for a job that embeds with so many checkpoints."""
+
+    def needed(wildcards, attempt):
+        from pipeline_steps.models.cost import features_memory_mib
+
+        return attempt * features_memory_mib(CFG.extract_features, CFG.model.architecture, checkpoints)
+
+    return asked_of_cluster(needed)
+
+
+def asked_of_cluster(needed):
+    """A `mem_mb` that the driver asks of a cluster; counting a model imports torch, which takes seconds."""
+    return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
 
 
 def gpus_of(resources):

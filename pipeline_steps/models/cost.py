@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline_steps.core.schema import TrainingConfig
+from pipeline_steps.core.schema import ExtractFeaturesConfig, TrainingConfig
 from pipeline_steps.models.clip import create_clip
 
 _FLOAT = 4
@@ -64,12 +64,20 @@ def training_operations(training: TrainingConfig, architecture: str, pairs: int,
 def training_memory_mib(training: TrainingConfig, architecture: str, processes: int) -> int:
     """An upper guess of the memory, beside the GPUs', that a machine needs to train with so many processes.
 
-    Each has its runtime and its loader's workers; together the workers hold so many batches of float pictures ready;
-    and the model, its optimiser and a state being written may all be there at once.
+    The model, its optimiser and a state that is being written may all be there at once.
     """
-    cost = model_cost(architecture)
-    batch = training.batch_size * 3 * cost.image_size**2 * _FLOAT
-    ready = batch * max(1, _PREFETCHED * training.workers)
-    state = cost.parameters * _FLOAT * _STATE_COPIES
-    own = processes * (_PROCESS_MIB + training.workers * _WORKER_MIB)
-    return own + round((ready + state) / 2**20)
+    state = model_cost(architecture).parameters * _FLOAT * _STATE_COPIES
+    return _loading_mib(architecture, training.batch_size, training.workers, processes) + round(state / 2**20)
+
+
+def features_memory_mib(settings: ExtractFeaturesConfig, architecture: str, checkpoints: int) -> int:
+    """An upper guess of the memory, beside the GPU's, that a job needs to embed sets with so many checkpoints."""
+    weights = model_cost(architecture).parameters * _FLOAT * checkpoints
+    return _loading_mib(architecture, settings.batch_size, settings.workers, 1) + round(weights / 2**20)
+
+
+def _loading_mib(architecture: str, batch_size: int, workers: int, processes: int) -> int:
+    """Each process has its runtime and its loader's workers, which together hold batches of float pictures ready."""
+    batch = batch_size * 3 * model_cost(architecture).image_size ** 2 * _FLOAT
+    ready = batch * max(1, _PREFETCHED * workers)
+    return processes * (_PROCESS_MIB + workers * _WORKER_MIB) + round(ready / 2**20)

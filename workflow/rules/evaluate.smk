@@ -48,6 +48,7 @@ for number, batch in enumerate(BATCHES):
         resources:
             gpu=1,
             tasks_per_gpu=0,
+            **features_memory(len(batch)),
         conda:
             "../../envs/environment.yaml"
         message:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import resource
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline_steps.core.errors import FullDiskError
 from pipeline_steps.training.state import load_state, save_state
 
 
@@ -46,3 +48,19 @@ def test_a_torn_or_foreign_state_is_named_and_left_aside(
     assert str(path) in caplog.text
     words = {"foreign": "other settings", "code": "is foreign"}
     assert words.get(damage, "is torn or is no state file") in caplog.text
+
+
+def test_a_full_disk_is_told_as_one_and_the_older_state_stays(tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    save_state(path, "mine", {"epoch": 1, "model": torch.zeros(10)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(FullDiskError, match="no room to write"):
+            save_state(path, "mine", {"epoch": 2, "model": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    found = load_state(path, "mine")
+    assert found is not None
+    assert found["epoch"] == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["state.pt"]
