@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.core.config import load_config, read_yaml
+from pipeline_steps.core.cost import FLOAT, counted, training_operations
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.schema import Config
 from pipeline_steps.data.list_size import known_pairs
-from pipeline_steps.models.cost import model_cost, training_operations
 from pipeline_steps.reporting.bill import Item, bill
 
-_FLOAT = 4
 _PICTURE_GUESS = 100_000  # bytes of a picture of an evaluation set
 _TAP_WIDTH = {"projected": 1.0, "penultimate": 1.5}  # of an embedding's, about
 
@@ -51,9 +50,9 @@ def _item(raw: dict[str, Any], job: dict[str, Any], pairs: int | None) -> Item:
 
 def _operations(config: Config, stage: str, pairs: int | None, checkpoints: int) -> float | None:
     """Operations of a job, where the pairs are known."""
-    architecture = config.model.architecture
+    model = counted(config.model.architecture)
     if stage == "extract_features":
-        return checkpoints * _pictures(config) * model_cost(architecture).image_operations
+        return checkpoints * _pictures(config) * model.image_operations
     if pairs is None:
         return None
     train = int(pairs * (1 - config.build_manifest.validation_fraction))
@@ -64,7 +63,7 @@ def _operations(config: Config, stage: str, pairs: int | None, checkpoints: int)
         "train_baseline": (config.learn_prompt.training, config.unlearn.training),
     }.get(stage, ())
     texts = 2 if stage in ("learn_prompt", "unlearn") else 1
-    return sum(training_operations(phase, architecture, train, texts) for phase in phases)
+    return sum(training_operations(phase, model, train, texts) for phase in phases)
 
 
 def _pictures(config: Config, datasets: Sequence[str] | None = None) -> int:
@@ -82,11 +81,11 @@ def _disk(config: Config, stage: str, pairs: int | None, job: dict[str, Any]) ->
     if stage == "prepare_dataset":
         return _pictures(config, [job["dataset"]]) * _PICTURE_GUESS
     if stage == "extract_features":
-        width = model_cost(config.model.architecture).embedding_width
+        width = counted(config.model.architecture).embedding_width
         taps = sum(_TAP_WIDTH[tap] for tap in config.extract_features.taps)
-        return float(job["checkpoints"] * _pictures(config) * taps * width * _FLOAT)
+        return float(job["checkpoints"] * _pictures(config) * taps * width * FLOAT)
     if stage in {method.stage for method in METHODS.values()} | {"learn_prompt", "import_reference", "export_model"}:
-        return model_cost(config.model.architecture).parameters * _FLOAT
+        return counted(config.model.architecture).parameters * FLOAT
     return 0.0
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
+from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.core.slurm import job_prefix, wait_for_left_jobs
 
@@ -38,7 +39,7 @@ shell.prefix(
 )
 
 
-# Whether a profile for a cluster is used: it says where jobs go.
+# Whether a profile for a cluster is used: it says where jobs go. What jobs ask for matters to the driver alone.
 ON_CLUSTER = "slurm_partition" in (workflow.resource_settings.default_resources or {})
 
 
@@ -85,32 +86,21 @@ def training_memory(*sections):
     """`mem_mb` on a machine of a cluster, from the model, the batch and the loader; more with every attempt."""
 
     def needed(wildcards, threads, attempt):
-        from pipeline_steps.models.cost import training_memory_mib
-
         config = method_config(wildcards.method)
-        phases = [getattr(config, section).training for section in sections]
-        needs = [
-            training_memory_mib(phase, config.model.architecture, max(1, threads // (phase.workers + 2)))
-            for phase in phases
-        ]
-        return attempt * max(needs)
+        model = counted(config.model.architecture)
+        return attempt * max(
+            training_memory_mib(getattr(config, section).training, model, threads) for section in sections
+        )
 
-    return asked_of_cluster(needed)
+    return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
 
 
 def features_memory(checkpoints):
     """The same for a job that embeds with so many checkpoints."""
 
     def needed(wildcards, attempt):
-        from pipeline_steps.models.cost import features_memory_mib
+        return attempt * features_memory_mib(CFG.extract_features, counted(CFG.model.architecture), checkpoints)
 
-        return attempt * features_memory_mib(CFG.extract_features, CFG.model.architecture, checkpoints)
-
-    return asked_of_cluster(needed)
-
-
-def asked_of_cluster(needed):
-    """A `mem_mb` that the driver asks of a cluster; counting a model imports torch, which takes seconds."""
     return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
 
 

@@ -1,6 +1,6 @@
 """What each configuration of config/paper/ costs, by counting: floating-point operations of every training.
 
-`python -m tests.benchmarks.cost` prints a Markdown table. How it is counted stands in pipeline_steps/models/cost.py.
+`python -m tests.benchmarks.cost` prints a Markdown table. How it is counted stands in pipeline_steps/core/cost.py.
 Evaluation is not in it. Nothing is measured.
 """
 
@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml
+from pipeline_steps.core.cost import counted, training_operations
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.schema import Config
-from pipeline_steps.models.cost import training_operations
 
 DEFAULT = Path("config/config.yaml")
 PAPER = Path("config/paper")
@@ -25,7 +25,7 @@ def method_operations(config: Config, method: str, pairs: int) -> float:
     """Operations of a method's own trainings, its two phases or the baselines' copies of them."""
     texts = 2 if METHODS[method].stage == "unlearn" else 1
     phases = (config.learn_prompt.training, config.unlearn.training)
-    return sum(training_operations(phase, config.model.architecture, pairs, texts) for phase in phases)
+    return sum(training_operations(phase, counted(config.model.architecture), pairs, texts) for phase in phases)
 
 
 def row(path: Path) -> str:
@@ -35,7 +35,7 @@ def row(path: Path) -> str:
     pairs = next(count for name, count in LISTED_PAIRS.items() if path.stem.startswith(name))
     reference = 0.0
     if config.import_reference.weights is None:
-        reference = training_operations(config.train_reference.training, config.model.architecture, pairs, 1)
+        reference = training_operations(config.train_reference.training, counted(config.model.architecture), pairs, 1)
     each = {method: method_operations(load_config(raw, method), method, pairs) for method in config.methods}
     total = reference + sum(each.values())
     cells = [path.stem, f"{pairs / 1e6:.1f}", _exa(reference) if reference else "imported"]

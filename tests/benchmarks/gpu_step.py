@@ -27,6 +27,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
+from pipeline_steps.core.cost import counted, training_operations
 from pipeline_steps.core.schema import LearnPromptConfig, TrainingConfig, UnlearnConfig
 from pipeline_steps.data.pairs import Batch
 from pipeline_steps.methods.base import Embeddings
@@ -37,7 +38,6 @@ from pipeline_steps.models.prompt import encode_negative_text, new_prompt
 from pipeline_steps.training.distributed import Processes
 from pipeline_steps.training.optimizer import build_optimizer
 from pipeline_steps.training.update import Learner, train_step
-from tests.benchmarks.cost import training_operations
 from tests.benchmarks.measure import Samples, machine_in_words, run_once
 from tests.benchmarks.textbook import textbook_unlearning
 from tests.unit.paths import CONFIG
@@ -187,7 +187,7 @@ def made_batch(bundle: object, given: Given) -> Batch:
 def operations(case: Case, given: Given) -> float:
     """Model operations of a step: forward once, backward twice that where something trains; two texts a pair."""
     training: TrainingConfig = replace(section(case, given).training, epochs=1, pairs=None, chunk_size=None)
-    return training_operations(training, case.model, given.batch, 2)
+    return training_operations(training, counted(case.model), given.batch, 2)
 
 
 def _step(learner: Learner, settings: LearnPromptConfig | UnlearnConfig, batch: Batch) -> dict[str, float]:
