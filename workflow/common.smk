@@ -50,22 +50,17 @@ def once_submitting(targets):
 
 @functools.cache
 def settle_queue():
-    """On Slurm: name the jobs by their experiment, and wait for those that an earlier run of it left in the queue.
-
-    A dry run ends with a bill instead.
-    """
-    if not (workflow.is_main_process and ON_CLUSTER):
-        return
-    if workflow.dryrun:
-        atexit.register(show_bill)
-    elif hasattr(workflow.executor_settings, "jobname_prefix"):
+    """On Slurm: name the jobs by their experiment, and wait for those that an earlier run of it left in the queue."""
+    if workflow.is_main_process and hasattr(workflow.executor_settings, "jobname_prefix"):
         prefix = workflow.executor_settings.jobname_prefix or job_prefix(CFG.experiment)
         workflow.executor_settings.jobname_prefix = prefix
         wait_for_left_jobs(prefix, logger.warning)
 
 
 def show_bill():
-    """What the jobs of this dry run would cost, counted in a process of its own."""
+    """After a dry run: what its jobs would cost, counted in a process of its own."""
+    if not workflow.dryrun or workflow.dag is None:
+        return
     jobs = [
         {
             "stage": re.sub(r"(_\d+)?_job$", "", job.rule.name),
@@ -102,6 +97,10 @@ def features_memory(checkpoints):
         return attempt * features_memory_mib(CFG.extract_features, counted(CFG.model.architecture), checkpoints)
 
     return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
+
+
+if ON_CLUSTER and workflow.is_main_process:
+    atexit.register(show_bill)
 
 
 def gpus_of(resources):

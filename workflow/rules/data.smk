@@ -27,7 +27,10 @@ if not OWN_PAIRS:
 
 rule build_manifest:
     input:
-        **(OWN_PAIRS or {"images": rules.download_images.output.images}),
+        **{
+            option: once_submitting(path)
+            for option, path in (OWN_PAIRS or {"images": rules.download_images.output.images}).items()
+        },
     output:
         pairs=f"{ROOT}/build_manifest/pairs.parquet",
         pairs_csv=f"{ROOT}/build_manifest/pairs.csv",

@@ -1,0 +1,54 @@
+"""Operations and memory by arithmetic; the counts of a model against what open_clip's authors publish."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from pipeline_steps.core.config import load_config, read_yaml
+from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib, training_operations
+from pipeline_steps.core.errors import PipelineError
+from tests.unit.paths import CONFIG, REPOSITORY
+
+CONFIGURATION = load_config(read_yaml([CONFIG, REPOSITORY / "config/paper/cc3m_vitb16.yaml"]))
+TRAINING = CONFIGURATION.unlearn.training
+
+
+def test_a_vit_is_counted_as_its_authors_count_it() -> None:
+    model = counted("ViT-B-16")
+    assert model.parameters == 149_620_737
+    assert (model.image_size, model.embedding_width) == (224, 512)
+    # open_clip's docs/model_profile.csv: 35.13 GMACs of an image, 5.955 of a caption would be multiply-adds twice.
+    assert model.image_operations == pytest.approx(35.1e9, rel=0.02)
+    assert model.text_operations == pytest.approx(6e9, rel=0.02)
+
+
+def test_an_unknown_architecture_is_named() -> None:
+    with pytest.raises(PipelineError, match="'ViT-Q-99' cannot be counted"):
+        counted("ViT-Q-99")
+
+
+def test_operations_follow_epochs_pairs_captions_and_what_is_frozen() -> None:
+    model = counted("ViT-B-16")
+    training = replace(TRAINING, epochs=1, chunk_size=None)
+    both = training_operations(training, model, 1000, 1)
+    assert both == 3000 * (model.image_operations + model.text_operations)
+    assert training_operations(replace(training, epochs=2, pairs=500), model, 1000, 1) == both
+    assert training_operations(training, model, 1000, 2) == both + 3000 * model.text_operations
+    frozen = replace(training, freeze=replace(training.freeze, image_tower=True, image_projection=True))
+    assert training_operations(frozen, model, 1000, 1) == both - 2000 * model.image_operations
+    assert training_operations(replace(training, chunk_size=8), model, 1000, 1) == pytest.approx(both * 4 / 3)
+
+
+def test_memory_grows_with_batch_workers_model_and_processes() -> None:
+    model = counted("ViT-B-16")
+    base = training_memory_mib(TRAINING, model, 14)
+    pictures = TRAINING.batch_size * 3 * 224 * 224 * 4 * 2 * TRAINING.workers / 2**20
+    assert base > pictures
+    assert training_memory_mib(replace(TRAINING, batch_size=2 * TRAINING.batch_size), model, 14) > base + 0.9 * pictures
+    assert training_memory_mib(TRAINING, model, 28) > base
+    assert training_memory_mib(TRAINING, replace(model, parameters=10 * model.parameters), 14) > base
+    assert features_memory_mib(CONFIGURATION.extract_features, model, 8) > features_memory_mib(
+        CONFIGURATION.extract_features, model, 1
+    )

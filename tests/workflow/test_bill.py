@@ -1,0 +1,49 @@
+"""A dry run on a cluster ends with a bill, also where Slurm is not installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.snakemake_runs import snakemake, workspace
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = workspace(tmp_path_factory.mktemp("bill") / "project")
+    urls = folder / "data/cc3m/Train_GCC-training.tsv"
+    urls.parent.mkdir(parents=True)
+    with urls.open("w") as stream:
+        stream.writelines(f"a caption\thttp://example.org/{number}.jpg\n" for number in range(100_000))
+    (folder / "data/laclip").mkdir()
+    (folder / "data/laclip/cc3m_clip.pt").touch()
+    return folder
+
+
+def _bill(told: str) -> dict[str, list[str]]:
+    lines = told[told.index("What this run would cost") :].splitlines()
+    assert lines[-1].startswith("checkpoint while it runs")  # nothing comes after it
+    return {line.split()[0]: line.split()[1:] for line in lines[4 : lines.index("", 4)]}
+
+
+def test_the_paper_run_has_a_price(folder: Path) -> None:
+    ran = snakemake(folder, "--profile", "slurm", "-n", configfiles=("config/paper/cc3m_vitb16.yaml",))
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    found = _bill(ran.stdout)
+    assert found["unlearn"][0] == "13"
+    assert float(found["learn_prompt"][2]) == 24 * int(found["learn_prompt"][0])  # a GPU for a day each
+    counted = sum(float(found[stage][1]) for stage in ("learn_prompt", "unlearn", "train_baseline", "extract_features"))
+    assert float(found["all"][1]) == pytest.approx(counted, rel=0.05)
+    assert 5 < counted < 12  # of 100,000 of the 3.3 million pairs, and the features of all sets
+    assert found["eval_probe"][1] == "-"
+
+
+def test_only_what_would_run_is_on_it(folder: Path) -> None:
+    ran = snakemake(folder, "build_manifest", "--profile", "slurm", "-n", configfiles=("config/smoke.yaml",))
+    assert list(_bill(ran.stdout)) == ["download_images", "build_manifest", "all"]
+
+
+def test_on_one_machine_there_is_none(folder: Path) -> None:
+    ran = snakemake(folder, "-n", configfiles=("config/smoke.yaml",))
+    assert "What this run would cost" not in ran.stdout
