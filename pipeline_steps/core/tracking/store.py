@@ -24,7 +24,11 @@ DEFAULT_URI = "sqlite:///results/mlflow.db"
 # What a store raises that cannot be reached or takes no more; the errors of HTTP among them are OSErrors.
 STORE_ERRORS = (MlflowException, OSError)
 # MLflow's own patience is minutes per request. Requests are repeated in run.py, where that doubles nothing.
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+_CLIENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 _CONNECT_SECONDS, _ANSWER_SECONDS = 3, 10
 
 
@@ -56,7 +60,7 @@ def connect(uri: str) -> MlflowClient:
     """A client of a store. That of a server gives up soon, but for a patience that the environment sets."""
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a store's error is told in one line here
     if is_server(uri):
-        for name, value in _PATIENCE.items():
+        for name, value in _CLIENT.items():
             os.environ.setdefault(name, value)
     return MlflowClient(uri)
 
