@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         running = f"; {done.running} of steps that still run stay" if done.running else ""
         print(f"merge_runs: {done.merged} spooled MLflow runs merged{running}", file=sys.stderr)
     if done.kept:
-        command = f"{parser.prog} --results-dir {arguments.results_dir}"
+        command = f"{parser.prog} --results-dir {shlex.quote(str(arguments.results_dir))}"
         print(f"merge_runs: {done.kept} MLflow runs stay spooled ({done.reason}); later: {command}", file=sys.stderr)
     unclosed = close_dead(arguments.experiment) if arguments.experiment else None
     if unclosed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shlex
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -93,7 +94,7 @@ class Run:
         self._spool.keep_for(self._uri)
         LOG.warning(
             "%s takes no runs now (%s); this one goes on in %s, and `%s --results-dir %s` merges it",
-            self._uri, store.in_a_line(error), self._spool.folder, MERGE_COMMAND, self._results,
+            self._uri, store.in_a_line(error), self._spool.folder, MERGE_COMMAND, shlex.quote(str(self._results)),
         )  # fmt: skip
         return at
 

@@ -79,8 +79,8 @@ def require_answer(uri: str) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """The first line of what a store says."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """The first line of what a store says; of a request that failed, the cause."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rpartition("(Caused by ")[2][:300]
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
+from pipeline_steps.core.tracking import RunIdentity, tracked_run
+from pipeline_steps.core.tracking.merge import Merged, merge_spools
 from tests.unit.core.many_jobs import POINTS
 from tests.unit.core.mlflow_server import Server
 from tests.unit.paths import REPOSITORY
@@ -115,6 +117,26 @@ def test_jobs_at_once_lose_nothing_in_sqlite(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/results/mlflow.db"
     ended_well(jobs(tmp_path, uri, "8"))
     check(tmp_path, uri, 8)
+
+
+def test_a_later_run_stays_current_when_earlier_ones_are_merged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, nobody = f"sqlite:///{tmp_path}/mlflow.db", "http://127.0.0.1:9"
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
+    for score, alpha, place in ((1.0, 1, nobody), (2.0, 2, nobody), (3.0, 2, uri)):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", place)
+        identity = RunIdentity(tmp_path.name, "unlearn", "ncu", 0)
+        with tracked_run(identity, {"alpha": alpha}, {}, tmp_path / "out") as run:
+            run.log_scores({"score": score})
+    assert merge_spools(tmp_path, uri) == Merged(merged=2, running=0, kept=0, reason="")
+    runs = runs_of(tmp_path, uri)
+    (parent,) = [run for run in runs if run.data.tags.get("parent") == "true"]
+    assert parent.data.metrics == {"score": 3.0}
+    steps = sorted((run for run in runs if run is not parent), key=lambda run: run.info.start_time)
+    assert [run.data.metrics["score"] for run in steps] == [1.0, 2.0, 3.0]
+    assert [run.info.lifecycle_stage for run in steps] == ["active", "deleted", "active"]
+    assert [run.data.tags["current"] for run in steps] == ["false", "false", "true"]
 
 
 def test_a_server_killed_while_steps_run_has_everything_after_merges_that_are_killed_too(
