@@ -4,8 +4,10 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 CONFIG ?= config/config.yaml
+HOST ?= 127.0.0.1
 PORT ?= 5000
 STORE ?= sqlite:///results/mlflow.db
+ARTIFACTS ?= results/mlartifacts
 CODE := pipeline_steps resources tests
 
 .PHONY: demo test check bench mlflow dag lock setup clean
@@ -27,8 +29,9 @@ bench: setup               ## NCU's second phase, and evaluation (CIFAR10=folder
 	python -m tests.benchmarks.objective
 	python -m tests.benchmarks.evaluation $(if $(CIFAR10),--cifar10 $(CIFAR10)) $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
-mlflow: setup              ## MLflow's UI on this machine alone
-	mlflow ui --host 127.0.0.1 --port $(PORT) --backend-store-uri $(STORE)
+mlflow: setup              ## MLflow's UI and server, for this machine alone unless HOST and ALLOWED say otherwise
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host $(HOST) --port $(PORT) $(if $(ALLOWED),--allowed-hosts "$(ALLOWED)") \
+		--backend-store-uri "$(STORE)" --artifacts-destination "$(ARTIFACTS)"
 
 dag: setup                 ## the DAG as docs/dag.svg (needs Graphviz)
 	snakemake --rulegraph --configfile $(CONFIG) | sed -E "s/(_[0-9]+)?_job//" | dot -Grankdir=LR -Tsvg > docs/dag.svg

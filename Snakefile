@@ -40,5 +40,9 @@ rule all:
         once_submitting(rules.make_tables.output),
 
 
+onsuccess:
+    shell("python -m pipeline_steps.merge_runs || true")
+
+
 onerror:
-    shell("python -m pipeline_steps.core.tracking {CFG.experiment}")
+    shell("python -m pipeline_steps.merge_runs --experiment {CFG.experiment} || true")

@@ -55,7 +55,7 @@ def test_imports_go_one_way_and_files_stay_small(path: Path) -> None:
         parts = name.split(".")
         if parts[0] == "pipeline_steps" and len(parts) > 1:
             assert parts[1] in allowed, f"{_room(path)} imports {name}"
-        assert parts[0] != "mlflow" or path.name == "tracking.py", f"{name} outside core/tracking.py"
+        assert parts[0] != "mlflow" or path.parent.name == "tracking", f"{name} outside core/tracking/"
         assert parts[0] != "open_clip" or _room(path) == "models", f"{name} outside models/"
     lines = path.read_text(encoding="utf-8").count("\n")
     assert lines <= (100 if _room(path) == "steps" else 300)

@@ -29,6 +29,7 @@ OWN_PAIRS = {
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
     f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r} "
+    f"PIPELINE_RESULTS_DIR={CFG.results_dir!r} "
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
     "launch() {{ local nodes=$1 processes=$2 threads=$3; shift 3; "
     'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task "$threads" '

@@ -120,7 +120,7 @@ def _places(experiment: Path, store: str) -> str:
     places = {
         "tables": experiment / "tables",
         "figures": experiment / "figures",
-        "MLflow": f"{store}  (`make mlflow` opens it in the browser)",
+        "MLflow": store if store.startswith("http") else f"{store}  (`make mlflow` opens it in the browser)",
     }
     return "\n".join(f"{name:<8}{place}" for name, place in places.items())
 

@@ -38,7 +38,9 @@ def test_the_folder_comes_from_the_configuration(
     assert "What it means" not in shown
     (tmp_path / "server.yaml").write_text("{experiment: mine, tracking: {uri: 'http://127.0.0.1:5000'}}")
     assert show_summary.main(["--config", "server.yaml"]) == 0
-    assert "http://127.0.0.1:5000" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "http://127.0.0.1:5000" in shown
+    assert "make mlflow" not in shown
 
 
 def test_without_tables_the_remedy_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

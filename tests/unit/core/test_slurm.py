@@ -33,6 +33,8 @@ def test_without_slurm_no_job_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize(("experiment", "prefix"), [("cc3m_vitb16", "cc3m_vitb16"), ("a.b", "a-b"), ("x" * 60, "x" * 50)])
+@pytest.mark.parametrize(
+    ("experiment", "prefix"), [("cc3m_vitb16", "cc3m_vitb16"), ("a.b", "a-b"), ("x" * 60, "x" * 50)]
+)
 def test_job_names_begin_with_the_experiment(experiment: str, prefix: str) -> None:
     assert job_prefix(experiment) == prefix

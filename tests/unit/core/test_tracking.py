@@ -194,8 +194,9 @@ def test_kill_9_is_closed_as_killed_when_the_workflow_fails(store: Store) -> Non
     process.communicate(timeout=60)
     environment = os.environ | {"MLFLOW_TRACKING_URI": store.uri, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(
-        [sys.executable, "-m", "pipeline_steps.core.tracking", "test"], env=environment, check=True, timeout=60
-    )
+        [sys.executable, "-m", "pipeline_steps.merge_runs", "--experiment", "test"],
+        env=environment, check=True, timeout=60,
+    )  # fmt: skip
     assert store.steps()[-1].info.status == "KILLED"
 
 
