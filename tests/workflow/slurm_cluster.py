@@ -62,10 +62,13 @@ class Cluster:
         pairs = (word.split("=", 1) for word in self.ask("scontrol", "show", "job", job).split() if "=" in word)
         return {pair[0]: pair[1] for pair in pairs}
 
+    def kill_daemon(self, node: str) -> None:
+        """A slurmd that dies, while the jobs that it started live on."""
+        _kill(self.daemons[node])
+
     def kill_node(self, node: str) -> None:
         """A machine that dies: its slurmd and everything that runs under it, at once."""
-        victims = [self.daemons[node], *_under(self.folder, node)]
-        for victim in victims:
+        for victim in [self.daemons[node], *_under(self.folder, node)]:
             _kill(victim)
 
     def start_node(self, node: str) -> None:
@@ -157,19 +160,20 @@ def _daemon(pid_file: Path) -> psutil.Process:
 
 
 def _under(folder: Path, node: str) -> list[psutil.Process]:
-    """The step daemons of a node, known by its spool folder, and what runs under them."""
+    """The step daemons of a node and what runs under them, known by the environment that jobs have."""
     found = []
     for process in psutil.process_iter():
         try:
             if not process.name().startswith("slurmstepd"):
                 continue
-            if process.environ().get("SLURM_CONF") != str(folder / "slurm.conf"):
-                continue
             children = process.children(recursive=True)
-            if any(child.environ().get("SLURMD_NODENAME") == node for child in children):
-                found += [process, *children]
+            environments = [child.environ() for child in children]
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+        if any(
+            one.get("SLURMD_NODENAME") == node and str(folder / "bin") in one.get("PATH", "") for one in environments
+        ):
+            found += [process, *children]
     return found
 
 

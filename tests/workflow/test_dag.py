@@ -105,7 +105,7 @@ def test_methods_with_the_same_phase_1_share_it(folder: Path, tmp_path: Path) ->
 def test_many_processes_are_a_resource_and_rerun_nothing(folder: Path) -> None:
     ran = snakemake(folder, "unlearn", "--dry-run", "-p", "--set-resources", "unlearn_job:processes=4")
     assert "launch 1 4 1 pipeline_steps.unlearn" in ran.stdout
-    assert "launch 1 pipeline_steps.learn_prompt" in ran.stdout
+    assert "launch 1 1 1 pipeline_steps.learn_prompt" in ran.stdout
 
 
 def test_a_wrong_configuration_stops_before_any_job_with_every_error(folder: Path, tmp_path: Path) -> None:

@@ -174,6 +174,22 @@ def test_a_training_whose_machine_dies_goes_on_on_another(
     cluster.wait(lambda: cluster.nodes_are("idle"), "nodes ready")
 
 
+def test_a_training_that_lives_on_while_its_machine_counts_as_dead_is_not_written_twice(
+    project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
+) -> None:
+    job = _job(cluster)
+    lost = cluster.jobs()[job]["nodes"]
+    first = _step(project)
+    cluster.kill_daemon(lost)
+    cluster.wait(lambda: cluster.jobs()[job]["nodes"] not in ("", lost), "on the other machine")
+    cluster.wait(lambda: "another process is writing" in _told(project), "refused by the lock")
+    first.kill()  # as the machine's end would, or its administrator
+    training.ended()
+    cluster.start_node(lost)
+    _as_expected(project, expected)
+    cluster.wait(lambda: cluster.nodes_are("idle"), "nodes ready")
+
+
 def test_a_driver_that_dies_and_is_started_again_waits_for_its_jobs(
     project: Path, cluster: Cluster, training: Driver, expected: dict[str, torch.Tensor]
 ) -> None:
