@@ -14,11 +14,12 @@ from tests.unit.paths import REPOSITORY
 
 PACKAGE = REPOSITORY / "pipeline_steps"
 LAYERS = {
-    "steps": {"methods", "training", "evaluation", "reporting", "models", "data", "core"},
+    "steps": {"cluster", "methods", "training", "evaluation", "reporting", "models", "data", "core"},
     "training": {"methods", "models", "data", "core", "training"},
     "methods": {"methods", "core"},
     "evaluation": {"evaluation", "models", "data", "core"},
     "reporting": {"reporting", "evaluation", "core"},
+    "cluster": {"cluster", "core"},
     "models": {"models", "core"},
     "data": {"data", "core"},
     "core": {"core"},

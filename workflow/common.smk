@@ -2,6 +2,7 @@
 import atexit
 import functools
 import json
+import os
 import re
 import subprocess
 import sys
@@ -40,6 +41,7 @@ shell.prefix(
 )
 
 
+ASKED = ("slurm_partition", "slurm_account", "nodes", "gres", "gpu", "mem_mb", "constraint", "qos")
 # Whether a profile for a cluster is used: it says where jobs go. What jobs ask for matters to the driver alone.
 ON_CLUSTER = "slurm_partition" in (workflow.resource_settings.default_resources or {})
 
@@ -59,7 +61,10 @@ def settle_queue():
 
 
 def show_bill():
-    """After a dry run: what its jobs would cost, counted in a process of its own."""
+    """After a dry run: what its jobs would cost, counted in a process of its own.
+
+    Where PIPELINE_REQUESTS names a file, what the jobs ask for goes there instead (for check_cluster).
+    """
     if not workflow.dryrun or workflow.dag is None:
         return
     jobs = [
@@ -70,11 +75,16 @@ def show_bill():
             "gpus": gpus_of(job.resources),
             "runtime": job.resources.get("runtime", 0),
             "checkpoints": len(job.output),
+            "threads": job.threads,
+            "asks": {name: job.resources.get(name) for name in ASKED if job.resources.get(name)},
         }
         for job in workflow.dag.jobs
         if job.output and workflow.dag.finished(job)  # as far as a dry run goes
     ]
     told = json.dumps({"config": config, "jobs": jobs})
+    if os.environ.get("PIPELINE_REQUESTS"):
+        Path(os.environ["PIPELINE_REQUESTS"]).write_text(told)
+        return
     subprocess.run([sys.executable, "-m", "pipeline_steps.show_bill"], input=told, text=True, cwd=workflow.basedir)
 
 

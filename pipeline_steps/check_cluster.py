@@ -1,0 +1,71 @@
+"""Check, before anything is submitted, whether a cluster can run the pipeline; each failure comes with its remedy."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline_steps.cluster.checks import Finding, all_static
+from pipeline_steps.cluster.jobs import all_jobs
+from pipeline_steps.cluster.probe import store_problem
+from pipeline_steps.cluster.requests import requests_of
+from pipeline_steps.core.config import load_config, read_yaml
+from pipeline_steps.core.errors import PipelineError
+
+DEFAULT_CONFIG = "config/config.yaml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print every check, then the remedies of those that failed. Returns 0, or 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline_steps.check_cluster", description=__doc__)
+    parser.add_argument("--profile", default="slurm", help="as snakemake takes it (default: slurm)")
+    parser.add_argument("--configfile", nargs="+", default=[], help="as snakemake takes them, over the default")
+    parser.add_argument("--wait", type=float, default=180, help="seconds for each job to start; 0 submits none")
+    arguments = parser.parse_args(argv)
+    try:
+        config = load_config(read_yaml([Path(name) for name in (DEFAULT_CONFIG, *arguments.configfile)]))
+        requests = requests_of(arguments.profile, arguments.configfile)
+    except PipelineError as error:
+        print(f"check_cluster: {error}", file=sys.stderr)
+        return 1
+    results = Path(config.results_dir)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or config.tracking.uri or f"sqlite:///{results}/mlflow.db"
+    found = [*all_static(requests), _store(uri)]
+    if arguments.wait and not any(finding.failed for finding in found):
+        found += all_jobs(requests, results, uri, arguments.wait)
+    elif arguments.wait:
+        found.append(Finding("jobs", "none was submitted, because of the failures above"))
+    return _told(found)
+
+
+def _store(uri: str) -> Finding:
+    if uri.startswith("sqlite:"):
+        return Finding(
+            "MLflow", f"{uri}: a file, which network file systems do not all lock well",
+            "for many jobs at once start a server and set tracking.uri (docs/mlflow_on_a_cluster.md)", warning=True,
+        )  # fmt: skip
+    problem = store_problem(uri)
+    if problem:
+        return Finding("MLflow", f"{uri} does not answer: {problem}", "start it (docs/mlflow_on_a_cluster.md), or set "
+                       "tracking.uri to one that runs")  # fmt: skip
+    return Finding("MLflow", f"{uri} answers" if uri.startswith("http") else uri)
+
+
+def _told(found: Sequence[Finding]) -> int:
+    for finding in found:
+        mark = "FAILED" if finding.failed else "note" if finding.remedy else "ok"
+        print(f"{mark:<7}{finding.check}: {finding.found}")
+    failed = [finding for finding in found if finding.failed]
+    for title, chosen in (("What to do", failed), ("Worth knowing", [one for one in found if one.warning])):
+        if chosen:
+            print(f"\n{title}")
+            print("\n".join(f"  {finding.check}: {finding.remedy}" for finding in chosen))
+    print(f"\n{len(failed)} of {len(found)} checks failed" if failed else "\nThis cluster can run it.")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

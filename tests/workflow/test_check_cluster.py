@@ -1,0 +1,98 @@
+"""`check_cluster` on a real Slurm: what fits, what does not, and that everything that fails is told at once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.cluster_project import CONFIGFILES, adapt_profile, cluster_project
+from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    require_slurm()
+    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cluster_project(tmp_path_factory.mktemp("check") / "project")
+
+
+def _check(project: Path, cluster: Cluster, *arguments: str) -> tuple[int, str]:
+    command = [sys.executable, "-m", "pipeline_steps.check_cluster", "--configfile", *CONFIGFILES, *arguments]
+    ran = subprocess.run(
+        command, cwd=project, env=cluster.environment, text=True, timeout=300, check=False,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    return ran.returncode, ran.stdout
+
+
+def test_a_real_job_finds_everything_but_a_gpu_which_this_cluster_only_declares(
+    project: Path, cluster: Cluster
+) -> None:
+    adapt_profile(project, nodes=2, cpus_per_gpu=2)
+    code, told = _check(project, cluster)
+    assert re.search(
+        r"^ok +a job on cpu: on \S+: Python 3\.\d+\.\d+, torch \S+, the same files as here$", told, re.M
+    ), told
+    assert re.search(r"^ok +a job on gpu: ", told, re.M), told
+    assert "FAILED the GPU on gpu: Slurm gave CUDA_VISIBLE_DEVICES=0, and torch sees none" in told
+    assert "1 of " in told.splitlines()[-1]
+    assert code == 1
+    for stage in ("train_reference", "learn_prompt", "unlearn", "train_baseline", "extract_features", "make_tables"):
+        assert re.search(rf"^ok +{stage} fits: --partition=", told, re.M), told
+    assert re.search(r"^ok +train_reference fits: .*--nodes=2 --cpus-per-task=2 .*--gres=gpu:1", told, re.M), told
+    assert cluster.jobs("RUNNING", "PENDING") == {}
+    assert not list((project / "results").glob(".check_cluster*"))
+
+
+def test_without_a_gpu_asked_for_all_is_well(project: Path, cluster: Cluster) -> None:
+    adapt_profile(project, cpus_per_gpu=2)
+    profile = project / "slurm/config.yaml"
+    profile.write_text(re.sub(r"gres: \S+.*", "", profile.read_text()))
+    code, told = _check(project, cluster, "--wait", "0")
+    assert code == 0, told
+    assert told.splitlines()[-1] == "This cluster can run it."
+
+
+def test_every_failure_is_told_at_once_with_its_remedy(project: Path, cluster: Cluster) -> None:
+    adapt_profile(project, cpu_partition="nope", gpus=3, training_hours=100, account="mine", cpus_per_gpu=2)
+    code, told = _check(project, cluster)
+    assert code == 1
+    assert "FAILED partition nope: does not exist" in told
+    assert "set it to one of cpu, gpu, urgent in the profile's first block" in told
+    assert "FAILED partition gpu: jobs ask for 6000 minutes, and it allows 2880" in told
+    assert "lower training_hours or hours in the profile to at most 48" in told
+    assert "FAILED account: mine is asked for, and Slurm keeps no accounts here" in told
+    assert re.search(r"FAILED train_reference fits: no: .*not available", told), told
+    assert "the partition has 2 nodes of 16 CPUs, 64000 MiB, gpu:2" in told
+    assert "none was submitted" in told
+    assert cluster.jobs("RUNNING", "PENDING") == {}
+
+
+def test_too_much_memory_does_not_fit(project: Path, cluster: Cluster) -> None:
+    adapt_profile(project, cpus_per_gpu=2)
+    profile = project / "slurm/config.yaml"
+    profile.write_text(profile.read_text().replace("mem_mb: 8000 * attempt", "mem_mb: 80000 * attempt"))
+    code, told = _check(project, cluster, "--wait", "0")
+    assert code == 1
+    assert re.search(r"FAILED build_manifest fits: no: .*not available.*--mem=80000", told), told
+    assert re.search(r"^ok +train_reference fits", told, re.M), told
+
+
+def test_a_controller_that_does_not_answer_is_the_only_thing_told_of_slurm(project: Path, cluster: Cluster) -> None:
+    adapt_profile(project, cpus_per_gpu=2)
+    cluster.daemons["slurmctld"].kill()
+    code, told = _check(project, cluster)
+    assert code == 1
+    assert "FAILED Slurm: " in told
+    assert "the controller does not answer" in told
+    assert " fits" not in told
