@@ -16,6 +16,8 @@ from pipeline_steps.cluster.checks import Finding, ask
 from pipeline_steps.cluster.requests import Request
 
 _MINUTES, _MEM_MB = 10, 6_000
+_LATENCY_SECONDS = 30
+_ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
 def all_jobs(requests: Sequence[Request], folder: Path, uri: str, wait_seconds: float) -> list[Finding]:
@@ -58,12 +60,15 @@ def _job(
     if code:
         return [Finding(check, job.splitlines()[-1], "sbatch refuses a job of one CPU; see its reason")]
     job, state = job.split(";")[0], "PENDING"
-    deadline = time.monotonic() + wait_seconds
-    while time.monotonic() < deadline and state in ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING"):
+    give_up = time.monotonic() + wait_seconds
+    while time.monotonic() < give_up:
         if answer.is_file():
             return judged(check, json.loads(answer.read_text(encoding="utf-8")), secret, gpu=gpu)
         time.sleep(1)
+        active = state in _ACTIVE
         state = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")[1]
+        if active and state not in _ACTIVE:  # what it wrote may be seen here a little later
+            give_up = min(give_up, time.monotonic() + _LATENCY_SECONDS)
     ask("scancel", job)
     if state == "PENDING":
         return [
