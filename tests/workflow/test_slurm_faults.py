@@ -180,6 +180,7 @@ def test_a_training_that_lives_on_while_its_machine_counts_as_dead_is_not_writte
     job = _job(cluster)
     lost = cluster.jobs()[job]["nodes"]
     first = _step(project)
+    first.suspend()  # a machine that hangs, and keeps its lock
     cluster.kill_daemon(lost)
     cluster.wait(lambda: cluster.jobs()[job]["nodes"] not in ("", lost), "on the other machine")
     cluster.wait(lambda: "another process is writing" in _told(project), "refused by the lock")
