@@ -59,16 +59,10 @@ def _job(
     code, job = ask("sbatch", "--parsable", "--job-name=check_cluster", *options)
     if code:
         return [Finding(check, job.splitlines()[-1], "sbatch refuses a job of one CPU; see its reason")]
-    job, state = job.split(";")[0], "PENDING"
-    give_up = time.monotonic() + wait_seconds
-    while time.monotonic() < give_up:
-        if answer.is_file():
-            return judged(check, json.loads(answer.read_text(encoding="utf-8")), secret, gpu=gpu)
-        time.sleep(1)
-        active = state in _ACTIVE
-        state = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")[1]
-        if active and state not in _ACTIVE:  # what it wrote may be seen here a little later
-            give_up = min(give_up, time.monotonic() + _LATENCY_SECONDS)
+    job = job.split(";")[0]
+    state = _wait(job, answer, wait_seconds)
+    if answer.is_file():
+        return judged(check, json.loads(answer.read_text(encoding="utf-8")), secret, gpu=gpu)
     ask("scancel", job)
     if state == "PENDING":
         return [
@@ -79,6 +73,18 @@ def _job(
         check, f"ended as {state} and left no answer in {place.parent}{': ' + said if said else ''}",
         "put the results folder (results_dir) and the environment where every machine sees the same files",
     )]  # fmt: skip
+
+
+def _wait(job: str, answer: Path, seconds: float) -> str:
+    """The job's state when its answer came, when it had ended without, or when so many seconds were over."""
+    give_up, state = time.monotonic() + seconds, "PENDING"
+    while time.monotonic() < give_up and not answer.is_file():
+        time.sleep(1)
+        active = state in _ACTIVE
+        state = ask("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T")[1]
+        if active and state not in _ACTIVE:  # what it wrote may be seen here a little later
+            give_up = min(give_up, time.monotonic() + _LATENCY_SECONDS)
+    return state
 
 
 def judged(check: str, told: dict[str, Any], secret: str, *, gpu: bool) -> list[Finding]:

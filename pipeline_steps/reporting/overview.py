@@ -32,6 +32,7 @@ def overview(experiment: Path, store: str) -> str:
         "The forget set against the injected noise": forget_text(experiment / "figures" / "forget_set.csv"),
         "Where things are": _places(experiment, store),
         "Time and memory": time_text(experiment / "benchmarks"),
+        "What the trainings and features took": cost_text(_uri(store), experiment.name),
     }
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in sections.items() if text) + "\n"
 
@@ -94,6 +95,29 @@ def time_text(folder: Path) -> str:
     total = ["all, one after the other", str(len(every)), _duration(sum(_numbers(every, "s")))]
     body.append([*total, _mebibytes(_numbers(every, "max_rss"))])
     return text_table(["Stage", "Jobs", "Time", "Peak memory"], body, "simple")
+
+
+def cost_text(uri: str, experiment: str) -> str:
+    """A row per stage that trains or used GPUs, from MLflow: every attempt, GPU-hours, energy, GPU memory, pairs/s."""
+    from pipeline_steps.core.tracking.costs import stage_costs  # mlflow: seconds, and only for this
+
+    costs = stage_costs(uri, experiment)
+    body = [
+        [
+            stage, str(cost.runs), _duration(cost.seconds), f"{cost.gpu_hours:.2f}",
+            MISSING if cost.energy_kwh is None else f"{cost.energy_kwh:.2f} kWh",
+            MISSING if cost.gpu_memory_mib is None else _mebibytes([cost.gpu_memory_mib]),
+            MISSING if cost.pairs_per_second is None else f"{cost.pairs_per_second:,.0f}",
+        ]
+        for stage in stage_order()
+        if (cost := costs.get(stage)) and (cost.gpu_hours or cost.pairs_per_second)
+    ]  # fmt: skip
+    header = ["Stage", "Runs", "Time", "GPU-hours", "GPU energy", "GPU memory", "Pairs/s"]
+    return text_table(header, body, "simple") if body else ""
+
+
+def _uri(store: str) -> str:
+    return store if "://" in store else f"sqlite:///{store}"
 
 
 def _cell(row: Row, key: str) -> str:

@@ -56,6 +56,12 @@ def is_server(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
+def is_there(uri: str) -> bool:
+    """Whether a store of SQLite has been made; others are taken to be there."""
+    database = _sqlite_file(uri)
+    return database is None or database.is_file()
+
+
 def connect(uri: str) -> MlflowClient:
     """A client of a store. That of a server gives up soon, but for a patience that the environment sets."""
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a store's error is told in one line here
