@@ -10,6 +10,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/common.smk"
+include: "workflow/cluster.smk"
 
 
 wildcard_constraints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.core.cost import FLOAT, counted, training_operations
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import write_json
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.schema import Config
 from pipeline_steps.data.list_size import known_pairs
@@ -22,9 +24,15 @@ _TAP_WIDTH = {"projected": 1.0, "penultimate": 1.5}  # of an embedding's, about
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Read the jobs as JSON from standard input and print the bill. Returns 0, or 1 after an error."""
+    """Read the jobs as JSON from standard input and print the bill. Returns 0, or 1 after an error.
+
+    Where the environment's PIPELINE_REQUESTS names a file, the JSON goes there and no bill is made (for check_cluster).
+    """
     argparse.ArgumentParser(prog="python -m pipeline_steps.show_bill", description=__doc__).parse_args(argv)
     told = json.load(sys.stdin)
+    if requests := os.environ.get("PIPELINE_REQUESTS"):
+        write_json(Path(requests), told)
+        return 0
     try:
         config = load_config(told["config"])
         pairs = known_pairs(config)
