@@ -45,8 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _item(raw: dict[str, Any], job: dict[str, Any], pairs: int | None) -> Item:
-    config = load_config(raw, job["method"])
-    stage = job["stage"]
+    config, stage = load_config(raw, job["method"]), job["stage"]
     return Item(
         stage=stage,
         gpus=job["gpus"],
