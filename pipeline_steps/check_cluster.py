@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PipelineError as error:
         print(f"check_cluster: {error}", file=sys.stderr)
         return 1
+    if not requests:
+        print("check_cluster: every output is made already; there is no job to check", file=sys.stderr)
+        return 0
     results = Path(config.results_dir)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or config.tracking.uri or f"sqlite:///{results}/mlflow.db"
+    uri = config.tracking.uri or f"sqlite:///{results}/mlflow.db"  # as the jobs have it, whatever this shell says
     found = [*all_static(requests), _store(uri)]
     if arguments.wait and not any(finding.failed for finding in found):
         found += all_jobs(requests, results, uri, arguments.wait)

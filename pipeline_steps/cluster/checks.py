@@ -81,7 +81,10 @@ def minutes_of(text: str) -> int | None:
         return None
     days, _, clock = text.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
-    hours, minutes = parts[:2] if len(parts) == 3 else (0, parts[0])
+    if days:  # days-hours[:minutes[:seconds]]
+        hours, minutes = (*parts, 0)[:2]
+    else:  # minutes, minutes:seconds, hours:minutes:seconds
+        hours, minutes = parts[:2] if len(parts) == 3 else (0, parts[0])
     return (int(days or 0) * 24 + hours) * 60 + minutes
 
 

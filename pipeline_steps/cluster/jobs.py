@@ -31,15 +31,13 @@ def all_jobs(requests: Sequence[Request], folder: Path, uri: str, wait_seconds: 
     folder.mkdir(parents=True, exist_ok=True)
     found: list[Finding] = []
     for partition, gpu in gpu_of.items():
-        account = next((one.account for one in requests if one.partition == partition), None)
+        asked = next(one for one in requests if one.partition == partition)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".check_cluster") as place:
-            found += _job(Path(place), partition, account, uri, wait_seconds, gpu=gpu)
+            found += _job(Path(place), asked, uri, wait_seconds, gpu=gpu)
     return found
 
 
-def _job(
-    place: Path, partition: str, account: str | None, uri: str, wait_seconds: float, *, gpu: bool
-) -> list[Finding]:
+def _job(place: Path, asked: Request, uri: str, wait_seconds: float, *, gpu: bool) -> list[Finding]:
     token, answer, log = place / "token", place / "answer.json", place / "log"
     secret = secrets.token_hex(8)
     token.write_text(secret, encoding="utf-8")
@@ -47,15 +45,16 @@ def _job(
     called = [sys.executable, "-m", "pipeline_steps.cluster.probe", str(token), str(answer)]
     script = f"export PYTHONPATH={shlex.quote(package)} MLFLOW_TRACKING_URI={shlex.quote(uri)}; {shlex.join(called)}"
     options = [
-        f"--partition={partition}",
+        f"--partition={asked.partition}",
         f"--time={_MINUTES}",
         f"--mem={_MEM_MB}",
         f"--output={log}",
         f"--wrap={script}",
     ]
     options += ["--gres=gpu:1"] if gpu else []
-    options += [f"--account={account}"] if account else []
-    check = f"a job on {partition}"
+    named = {"account": asked.account, "constraint": asked.constraint, "qos": asked.qos}
+    options += [f"--{name}={value}" for name, value in named.items() if value]
+    check = f"a job on {asked.partition}"
     code, job = ask("sbatch", "--parsable", "--job-name=check_cluster", *options)
     if code:
         return [Finding(check, job.splitlines()[-1], "sbatch refuses a job of one CPU; see its reason")]

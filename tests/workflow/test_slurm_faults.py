@@ -5,6 +5,7 @@ Every test trains the same reference, disturbs it, and finds the weights of a tr
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -128,6 +129,28 @@ def test_a_preempted_training_is_requeued_and_goes_on(
     assert cluster.show(urgent)["JobState"] == "COMPLETED"
     assert cluster.show(job)["JobState"] == "COMPLETED"
     _as_expected(project, expected)
+    assert _statuses(project)[:2] == ["FINISHED", "KILLED"]
+
+
+def test_a_preempted_training_on_two_machines_keeps_its_state_and_goes_on(
+    project: Path, cluster: Cluster, expected: dict[str, torch.Tensor]
+) -> None:
+    for left in (project / STATE, project / LOG):
+        left.unlink(missing_ok=True)
+    adapt_profile(project, cpus_per_gpu=1, nodes=2)
+    driver = _train(project, cluster, "--forcerun", "train_reference_job")
+    cluster.wait(lambda: driver.process.poll() is not None or (project / STATE).is_file(), "a state kept")
+    job = _job(cluster)
+    assert cluster.jobs()[job]["nodes"] == "n[1-2]"
+    cluster.ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.wait(lambda: cluster.show(job)["Restarts"] == "1", "requeued")
+    kept = re.search(r"is kept after step (\d+)", _told(project))
+    assert kept
+    driver.ended()
+    adapt_profile(project, cpus_per_gpu=1)
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    assert f"goes on after step {kept[1]}" in _told(project)
+    assert load_file(project / WEIGHTS).keys() == expected.keys()
     assert _statuses(project)[:2] == ["FINISHED", "KILLED"]
 
 
