@@ -64,10 +64,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. It is the last one taken.
-
-    A child that is forked inside the block takes no notice of SIGTERM either.
-    """
+    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. It is the last one taken."""
     came: list[int] = []
 
     def handler(number: int, _frame: FrameType | None) -> None:
@@ -76,6 +73,11 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
 
     with _sigterm_handler(handler):
         yield lambda: bool(came)
+
+
+def ignore_sigterm(_worker: int = 0) -> None:
+    """For a process that loads data: it ends with its parent, which decides what SIGTERM means."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.process import ignore_sigterm
 from pipeline_steps.data.pictures import PictureReader
 
 
@@ -118,10 +119,14 @@ class EpochBatches(BatchSampler):
 
 
 def pair_loader(dataset: PairDataset, batches: EpochBatches, workers: int) -> DataLoader[Any]:
-    """The batches, each as a Batch, read by so many processes."""
+    """The batches, each as a Batch, read by so many processes.
+
+    SIGTERM, which Slurm sends to every process of a job, ends none of them: a last batch may still be wanted.
+    """
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=collate
-    )
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=collate,
+        worker_init_fn=ignore_sigterm,
+    )  # fmt: skip
 
 
 @contextmanager

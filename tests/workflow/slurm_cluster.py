@@ -73,6 +73,7 @@ class Cluster:
 
     def start_node(self, node: str) -> None:
         """Start a node's slurmd and wait until it takes jobs."""
+        (self.folder / f"{node}.pid").unlink(missing_ok=True)
         command = ["slurmd", "-N", node, "-f", str(self.folder / "slurm.conf")]
         subprocess.run(command, env=self.environment, check=True, timeout=60)
         self.daemons[node] = _daemon(self.folder / f"{node}.pid")
