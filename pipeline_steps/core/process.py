@@ -64,7 +64,7 @@ def sigterm_raises() -> Iterator[None]:
 
 @contextmanager
 def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. It is the last one taken."""
+    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. No other is taken."""
     came: list[int] = []
 
     def handler(number: int, _frame: FrameType | None) -> None:
