@@ -73,8 +73,6 @@ def test_every_gpu_rule_asks_for_one_task_per_machine_and_its_gpus(project: Path
 def test_trainings_ran_in_two_processes_and_evaluations_shared_jobs(
     project: Path, cluster: Cluster, whole: str
 ) -> None:
-    steps = project / ".snakemake/slurm_logs"
-    assert steps.is_dir()
     client = MlflowClient(f"sqlite:///{project}/results/mlflow.db")
     experiment = client.get_experiment_by_name("cluster")
     assert experiment is not None
