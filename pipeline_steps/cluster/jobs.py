@@ -63,10 +63,9 @@ def _job(place: Path, asked: Request, uri: str, wait_seconds: float, *, gpu: boo
     if answer.is_file():
         return judged(check, json.loads(answer.read_text(encoding="utf-8")), secret, gpu=gpu)
     ask("scancel", job)
-    if state == "PENDING":
-        return [
-            Finding(check, f"still waited after {wait_seconds:.0f} s: not checked", "try again later", warning=True)
-        ]
+    if state in _ACTIVE:
+        found = f"was {state} after {wait_seconds:.0f} s: not checked"
+        return [Finding(check, found, "try again later, or with a longer --wait", warning=True)]
     said = log.read_text(encoding="utf-8", errors="replace").strip()[-500:] if log.is_file() else ""
     return [Finding(
         check, f"ended as {state} and left no answer in {place.parent}{': ' + said if said else ''}",
