@@ -172,7 +172,7 @@ def test_a_training_killed_and_then_cancelled_is_tried_again_and_goes_on(
 ) -> None:
     first = _job(cluster)
     _step(project).kill()
-    cluster.wait(lambda: cluster.jobs("RUNNING") and _job(cluster) != first, "tried again")
+    cluster.wait(lambda: cluster.jobs("RUNNING").keys() - {first}, "tried again")
     second = _job(cluster)
     cluster.wait(lambda: "goes on after step" in _told(project), "gone on")
     cluster.ask("scancel", second)
@@ -239,8 +239,10 @@ def test_a_full_disk_fails_the_job_with_its_reason_and_leaves_nothing_half_writt
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     (project / LOG).unlink(missing_ok=True)
+    (project / "new_store.yaml").write_text("tracking: {uri: sqlite:///results/new.db}")  # a small file
     arguments = ("train_reference", "--forcerun", "train_reference_job", "--retries", "0")
-    full = Driver(project, cluster, *arguments, configfiles=(*CONFIGFILES, "long.yaml"), before=small_files)
+    configfiles = (*CONFIGFILES, "long.yaml", "new_store.yaml")
+    full = Driver(project, cluster, *arguments, configfiles=configfiles, before=small_files)
     told = full.ended(1)
     assert "no room" in _told(project), told
     assert not (project / WEIGHTS).exists()

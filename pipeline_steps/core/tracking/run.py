@@ -226,8 +226,9 @@ def tracked_run(
     fingerprint = fingerprint_of(settings, input_hashes)
     tags = identity.tags() | process_tags() | {f"input.{name}.sha256": value for name, value in input_hashes.items()}
     tags |= {"fingerprint": fingerprint, "current": "false", "output": str(output.absolute())}
-    with sigterm_raises():
-        run, status, started = Run(identity, tags, store.tracking_uri()), "FAILED", time.monotonic()
+    uri = store.tracking_uri()
+    with store.explained(uri), sigterm_raises():
+        run, status, started = Run(identity, tags, uri), "FAILED", time.monotonic()
         try:
             run.log_params(settings)
             yield run

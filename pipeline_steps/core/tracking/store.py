@@ -16,7 +16,9 @@ from mlflow.entities import Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import is_alive
 from pipeline_steps.core.spool import results_dir
 
@@ -87,6 +89,19 @@ def require_answer(uri: str) -> None:
 def in_a_line(error: Exception) -> str:
     """The first line of what a store says; of a request that failed, the cause."""
     return (str(error).splitlines() or [type(error).__name__])[0].rpartition("(Caused by ")[2][:300]
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Raise PipelineError, with the remedies, where the block ends because the store does not take a run."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:  # the latter while its tables are made
+        raise PipelineError(
+            f"the MLflow store {uri} does not take this run: {in_a_line(error)}. Where its disk is full, free some "
+            "space; else see that it can be written and that no other version of MLflow made it (`mlflow db upgrade`). "
+            "Another store is set by `tracking.uri`."
+        ) from error
 
 
 @contextmanager

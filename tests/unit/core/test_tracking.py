@@ -150,6 +150,20 @@ def test_a_full_disk_is_said_though_the_store_is_on_it_too_and_the_next_run_clos
     assert "RUNNING" not in {run.info.status for run in store.steps()}
 
 
+def test_a_full_disk_that_only_the_store_meets_is_an_error_with_its_remedy(tmp_path: Path) -> None:
+    full = Store(tmp_path)
+    (tmp_path / "behaviour").write_text("well")
+    limits = "import os, resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    ignore = "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); os.execv(sys.executable, sys.argv[1:])"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": full.uri, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", limits + ignore, *full.command()]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert ran.returncode == 1
+    assert f"the MLflow store {full.uri} does not take this run" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out0").exists()
+
+
 def test_the_parent_is_failed_while_a_stage_under_it_is(store: Store) -> None:
     store.run("mistake")
     (parent,) = [run for run in store.runs() if run.data.tags.get("parent") == "true"]
