@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,69 +12,95 @@ from pipeline_steps.core.files import refused_name, sha256_of, write_json
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.download import Workplace, fetch
-from pipeline_steps.data.failures import Outcome, read_outcome
+from pipeline_steps.data.failures import Outcome, falls_short, read_outcome, shortfall, sum_of_reports
+from pipeline_steps.data.parts import Part, bring_together
 from pipeline_steps.data.url_source import url_source
 
 
 def run(context: StepContext) -> None:
-    """Download, report, and make the folder the output when enough URLs gave a picture."""
+    """Download a list or a part of it, or bring its parts together."""
     settings = context.section("download_images", DownloadImagesConfig)
+    if "parts" in context.several:
+        _bring_together(context, settings)
+    else:
+        _download(context, settings, Part.parse(context.options.get("part", "1-of-1")))
+
+
+def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) -> None:
+    """Download, report, and make the folder the output when enough URLs gave a picture; of a part, when any did."""
     path = context.paths.get("source", Path(settings.url_list or settings.embedded_parquet))
     started = time.monotonic()
-    with url_source(path, settings) as source:
+    with url_source(path, settings, part) as source:
         work = Workplace(context.paths["images"], source, settings)
         kept = len(work.finished_shards())
         context.log.info("%d URLs from %s%s", source.table.num_rows, path, f"; {kept} shards are there" if kept else "")
         fetch(source, settings, work)
     if "source" not in context.paths:
         context.run.set_tags({"input.source.sha256": sha256_of(path)})
-    outcome = read_outcome(work.shards, asked=source.table.num_rows, refused_urls=source.refused_urls)
-    too_few = outcome.success_fraction < settings.min_success_fraction or outcome.succeeded == 0
-    report_path = refused_name(context.paths["report"]) if too_few else context.paths["report"]
-    _report(context, outcome, report_path, time.monotonic() - started)
+    outcome = read_outcome(
+        work.shards, asked=source.table.num_rows, refused_urls=source.refused_urls,
+        shards_of_list=source.shards_of_list, retry_passes=settings.retry_passes,
+    )  # fmt: skip
+    least = settings.min_success_fraction if part.of == 1 else 0.0
     if outcome.lost:
         context.run.log_file(work.log)
-    if too_few:
-        work.forget_shards(settings.min_success_fraction)
-        raise PipelineError(f"{_too_few(outcome, settings)} All counts: {report_path}")
+    if falls_short(outcome, least):
+        report = _report(context, outcome, time.monotonic() - started, refused=True)
+        work.forget_shards(settings.min_success_fraction or sys.float_info.min)  # those without any, at least
+        raise PipelineError(
+            f"{shortfall(outcome, least)} What was fetched well is kept for the next run. All counts: {report}"
+        )
+    _report(context, outcome, time.monotonic() - started)
     work.publish()
 
 
-def _report(context: StepContext, outcome: Outcome, path: Path, seconds: float) -> None:
+def _bring_together(context: StepContext, settings: DownloadImagesConfig) -> None:
+    """One folder and one report out of those of all parts, when enough of all URLs gave a picture."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in context.several["part_reports"]]
+    outcome, seconds = sum_of_reports(reports), sum(report["seconds"] for report in reports)
+    if falls_short(outcome, settings.min_success_fraction):
+        told = _report(context, outcome, seconds, refused=True)
+        poor = [
+            str(folder.parent) for folder, report in zip(context.several["parts"], reports, strict=True)
+            if report["success_fraction"] < settings.min_success_fraction
+        ]  # fmt: skip
+        raise PipelineError(
+            f"{shortfall(outcome, settings.min_success_fraction)} The poor parts are {', '.join(poor)}: remove these "
+            f"folders to have them alone fetched again. All counts: {told}"
+        )
+    bring_together(context.several["parts"], context.paths["images"])
+    _report(context, outcome, seconds)
+
+
+def _report(context: StepContext, outcome: Outcome, seconds: float, *, refused: bool = False) -> Path:
+    """Write and log the outcome; `seconds` are those of all parts. Returns the file."""
+    path = refused_name(context.paths["report"]) if refused else context.paths["report"]
     write_json(path, outcome.report() | {"seconds": seconds})
-    causes = outcome.causes()
-    scores = {"succeeded": outcome.succeeded, "success_fraction": outcome.success_fraction, "bytes": outcome.bytes}
-    context.run.log_metrics(scores | {f"failures.{cause}": count for cause, count in causes.items()})
+    scores = {name: getattr(outcome, name) for name in ("succeeded", "recovered", "success_fraction", "bytes")}
+    context.run.log_metrics(scores | {f"failures.{cause}": count for cause, count in outcome.causes().items()})
     context.run.log_file(path)
     context.log.info("%d of %d URLs gave a picture, in %.0f s", outcome.succeeded, outcome.urls, seconds)
-    context.log.info("failures: %s", _listed(outcome) or "none")
-
-
-def _listed(outcome: Outcome) -> str:
-    ordered = sorted(outcome.causes().items(), key=lambda item: -item[1])
-    return ", ".join(f"{cause} {count}" for cause, count in ordered if count)
-
-
-def _too_few(outcome: Outcome, settings: DownloadImagesConfig) -> str:
-    return (
-        f"{outcome.succeeded} of {outcome.urls} URLs gave a picture ({outcome.success_fraction:.1%}); "
-        f"download_images.min_success_fraction = {settings.min_success_fraction} asks for more. "
-        f"Causes: {_listed(outcome)}. Check the network and the URL list; raise download_images.timeout_seconds or "
-        "retries against slow servers; or lower min_success_fraction to go on with what there is. "
-        "What was fetched well is kept for the next run."
-    )
+    context.log.info("failures: %s", outcome.listed() or "none")
+    return path
 
 
 STEP = Step(
     name="download_images",
     summary="Downloads the pictures of a URL list with img2dataset and counts what failed by cause.",
     sections=("download_images",),
-    inputs={"source": "optional: the URL list or the bundled parquet, in place of the path in the settings"},
+    inputs={
+        "source": "optional: the URL list or the bundled parquet, in place of the path in the settings",
+        "parts": "optional: the image folders of all parts of a list, to bring together in place of a download",
+        "part_reports": "optional: their reports, in the same order",
+    },
     outputs={
         "images": "img2dataset's folder: NNNNN/<key>.<format>, .txt, .json (or these in NNNNN.tar) and NNNNN.parquet",
         "report": "JSON: URLs, successes, failures by cause, bytes, seconds",
     },
     run=run,
+    reads={"parts": ("*.parquet",)},
+    several=("parts", "part_reports"),
+    options={"part": "optional: which part of the list to download, such as 3-of-16"},
 )
 
 if __name__ == "__main__":

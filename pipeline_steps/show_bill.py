@@ -83,8 +83,10 @@ def _pictures(config: Config, datasets: Sequence[str] | None = None) -> int:
 def _disk(config: Config, stage: str, pairs: int | None, job: dict[str, Any]) -> float:
     """Bytes that a job leaves, about."""
     if stage == "download_images":
-        side = config.download_images.image_size
-        return (pairs or 0) * (side * side + 3 * 4096)
+        side, jobs = config.download_images.image_size, config.download_images.jobs
+        if jobs > 1 and job["rule"] == stage:
+            return 0.0  # links to what the parts left
+        return (pairs or 0) * (side * side + 3 * 4096) / jobs
     if stage == "prepare_dataset":
         return _pictures(config, [job["dataset"]]) * _PICTURE_GUESS
     if stage == "extract_features":

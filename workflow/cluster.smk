@@ -35,6 +35,7 @@ def show_bill():
             "stage": re.sub(r"(_\d+)?_job$", "", job.rule.name),
             "method": job.wildcards_dict.get("method"),
             "dataset": job.wildcards_dict.get("dataset"),
+            "rule": job.rule.name,
             "gpus": gpus_of(job.resources),
             "runtime": job.resources.get("runtime", 0),
             "checkpoints": len(job.output),
@@ -66,6 +67,15 @@ def features_memory(checkpoints):
 
     def needed(wildcards, attempt):
         return attempt * features_memory_mib(CFG.extract_features, counted(CFG.model.architecture), checkpoints)
+
+    return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
+
+
+def download_memory():
+    """The same for a job that downloads: the list, and a process's pictures in flight."""
+
+    def needed(wildcards, input, attempt):
+        return attempt * int(1000 + 3 * input.size_mb + 600 * CFG.download_images.processes)
 
     return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
 

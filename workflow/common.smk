@@ -17,6 +17,10 @@ OWN_PAIRS = {
     if path
 }
 
+# A URL list is downloaded by one job, or by several and brought together by another.
+SCATTERED = CFG.download_images.jobs > 1
+PART = "download_images/parts/{scatteritem}" if SCATTERED else "download_images"
+
 # Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch nodes N threads module ...` starts
 # a step in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's
 # set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
@@ -46,6 +50,14 @@ def settings(*sections):
     (As a function of the wildcards, so that Snakemake does not take braces in it for wildcards.)
     """
     return lambda wildcards: settings_json(method_config(wildcards.get("method")), "experiment", *sections)
+
+
+def part_settings(wildcards):
+    """The settings of a download; of a part without how many pictures are enough, which is judged of all together."""
+    found = json.loads(settings("download_images")(wildcards))
+    if SCATTERED:
+        found["download_images"]["min_success_fraction"] = 0.0
+    return json.dumps(found, sort_keys=True)
 
 
 def architecture(wildcards):

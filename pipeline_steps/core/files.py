@@ -66,6 +66,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def publish_folder(finished: Path, path: Path) -> None:
+    """Make a finished folder of very many files `path` in one rename, replacing an older one.
+
+    One flush of the whole system before it: an fsync of each of many small files would take far longer.
+    """
+    os.sync()
+    if path.exists():
+        shutil.rmtree(path)
+    finished.replace(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text so that `path` is either the old file or the whole new one."""
     with whole_file(path) as partial:

@@ -56,8 +56,9 @@ class Step:
 
     `inputs` and `outputs` map an option's name to its help text; an input whose help starts with "optional" may be
     left out. The outputs of the first name are locked against a second writer. `several` names the inputs and outputs
-    that take more than one path; `options` maps a plain word, such as a data set's name, to its help text. `reads`
-    holds glob patterns of the members for which a folder input is read, where those are not all: only they are hashed.
+    that take more than one path; `options` maps a plain word, such as a data set's name, to its help text, where
+    "optional" means the same. `reads` holds glob patterns of the members for which a folder input is read, where those
+    are not all: only they are hashed.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Step:
                     nargs="+" if name in self.several else None,
                 )  # fmt: skip
         for name, text in self.options.items():
-            parser.add_argument(_option(name), required=True, help=text)
+            parser.add_argument(_option(name), required=not text.startswith("optional"), help=text)
         settings = parser.add_mutually_exclusive_group(required=True)
         settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
         settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
@@ -130,7 +131,7 @@ class Step:
                 f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first."
             )
         identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
-        options = {name: getattr(arguments, name) for name in self.options}
+        options = {name: word for name in self.options if (word := getattr(arguments, name)) is not None}
         settings = _only(raw, self.sections) | options
         with ExitStack() as stack:
             outputs = files[next(iter(self.outputs))]

@@ -13,16 +13,19 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 import pipeline_steps
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import require_free_disk, whole_file
+from pipeline_steps.core.files import publish_folder, require_free_disk, whole_file
+from pipeline_steps.core.process import Paused, Terminated
 from pipeline_steps.core.schema import DownloadImagesConfig
+from pipeline_steps.data.failures import failed_in_passing
 from pipeline_steps.data.progress import progress_bar
-from pipeline_steps.data.shards import SHARD_ENDING, is_whole_tar
+from pipeline_steps.data.shards import SHARD_ENDING, is_whole_tar, remove_shards
 from pipeline_steps.data.url_source import UrlSource
 
 _QUALITY = {"jpg": 95, "webp": 95, "png": 6}
@@ -41,7 +44,8 @@ class Workplace:
 
     def __init__(self, images: Path, source: UrlSource, settings: DownloadImagesConfig) -> None:
         chosen = {name: getattr(settings, name) for name in _KEY_SETTINGS}
-        key = hashlib.sha256(json.dumps([source.content, chosen], sort_keys=True).encode()).hexdigest()[:16]
+        named = [source.content, source.first_shard, source.shards_of_list, chosen]
+        key = hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
         self.images = images
         self.top = images.with_name(f".{images.name}.download")
         self.urls = self.top / key / "urls.parquet"
@@ -61,36 +65,65 @@ class Workplace:
                 path.unlink()
 
     def publish(self) -> None:
-        """Make the finished folder the output in one rename, replacing an older one, and remove the work folder.
-
-        One flush of the whole system before it: an fsync of each of many small files would take far longer.
-        """
-        os.sync()
-        if self.images.exists():
-            shutil.rmtree(self.images)
-        self.shards.replace(self.images)
+        """Make the finished folder the output, replacing an older one, and remove the work folder."""
+        publish_folder(self.shards, self.images)
         shutil.rmtree(self.top)
 
 
-def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) -> None:
-    """Download every URL of `source` that no finished shard holds into `work.shards`.
+class _Turn(NamedTuple):
+    """One pass over a list: its rows, the number of its first shard and of the first of the next turn, rows before."""
 
-    Raises PipelineError for a full disk (before it starts) and when img2dataset fails or stands still.
+    table: pa.Table
+    first_shard: int
+    next_turn: int
+    rows_before: int
+
+
+def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) -> None:
+    """Download every URL of `source` that no finished shard holds into `work.shards`, then what failed in passing.
+
+    That is asked for in `retry_passes` more turns, whose shards are numbered after those of the whole list. Raises
+    PipelineError for a full disk (before it starts) and when img2dataset fails or stands still, and on SIGTERM Paused
+    where shards have been finished, else Terminated.
     """
     work.forget_shards(0.0)
-    rows, finished = source.table.num_rows, len(work.finished_shards())
-    left = max(0, rows - finished * settings.samples_per_shard)
-    if left == 0 and finished:
+    before = set(work.finished_shards())
+    table, asked = source.table, 0
+    try:
+        for number in range(settings.retry_passes + 1):
+            end = (number + 1) * source.shards_of_list
+            turn = _Turn(table, number * source.shards_of_list + source.first_shard, end, asked)
+            _fetch_turn(turn, source.bytes_per_row, settings, work)
+            asked += table.num_rows
+            if number < settings.retry_passes:
+                shards = range(turn.first_shard, end)
+                table = failed_in_passing(work.shards, shards, table, settings.samples_per_shard)
+    except Terminated as stop:
+        if set(work.finished_shards()) - before:
+            raise Paused(*stop.args) from stop
+        raise
+    work.shards.mkdir(parents=True, exist_ok=True)  # also where there is nothing to fetch
+
+
+def _fetch_turn(turn: _Turn, bytes_per_row: int, settings: DownloadImagesConfig, work: Workplace) -> None:
+    rows, per_shard = turn.table.num_rows, settings.samples_per_shard
+    shards = range(turn.first_shard, turn.first_shard - (-rows // per_shard))
+    missing = {f"{number:05d}_stats.json" for number in shards} - {path.name for path in work.finished_shards()}
+    if not missing:
         return
-    require_free_disk(work.top, left * source.bytes_per_row)
+    remove_shards(work.shards, turn.next_turn)  # their rows may be other ones now
+    require_free_disk(work.top, min(len(missing) * per_shard, rows) * bytes_per_row)
     work.shards.mkdir(parents=True, exist_ok=True)
     with whole_file(work.urls) as partial:
-        pq.write_table(source.table, partial)
-    threads_turns = -(-min(settings.samples_per_shard, rows) // settings.threads)
+        pq.write_table(turn.table, partial)
+    threads_turns = -(-min(per_shard, rows) // settings.threads)
     longest_silence = 2 * threads_turns * settings.timeout_seconds * (settings.retries + 1) + _ADDED_PATIENCE_SECONDS
-    command = [sys.executable, "-m", "pipeline_steps.data.img2dataset_process", json.dumps(_arguments(settings, work))]
+    arguments = [json.dumps(_arguments(settings, work)), str(turn.first_shard)]
+    command = [sys.executable, "-m", "pipeline_steps.data.img2dataset_process", *arguments]
     with running(command, child_environment(settings), work.log) as process:
-        watch(process, work, rows, longest_silence)
+        watch(process, work, turn.rows_before + rows, longest_silence)
+    if process.returncode == -signal.SIGTERM:  # Slurm sends it to every process of a job
+        raise Terminated(f"signal {signal.SIGTERM:d}")
     if process.returncode != 0:
         raise PipelineError(
             f"img2dataset ended with exit code {process.returncode}. Its last lines:\n{_tail(work.log)}\n"
@@ -100,17 +133,18 @@ def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) ->
 
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a command in a process group of its own, its output into `log`; the group ends with the block."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+    """Run a command in a process group of its own, its output into `log`; the group ends with the block.
+
+    Its standard input is a pipe into which nothing is written, and which closes when this process dies.
+    """
+    with log.open("wb") as output, subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
+    ) as process:  # fmt: skip
         try:
             yield process
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def watch(process: subprocess.Popen[bytes], work: Workplace, rows: int, longest_silence_seconds: float) -> None:

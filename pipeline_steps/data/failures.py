@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from pipeline_steps.data.shards import SHARD_ENDING, picture_sizes, shard_tables
 
@@ -22,14 +26,24 @@ _PATTERNS = (
     ("too_large", r"image area too large|CV_IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT)"),
     ("not_an_image", r"Image decoding error|buf\.empty\(\)"),
 )
+# What may well succeed an hour later, beyond causes: the server is busy, or the network or its names are away.
+_PASSING_CAUSES = ("server_error", "timed_out", "truncated")
+_PASSING = (
+    r"HTTP Error (408|425|429)\b|Connection (reset|refused|aborted)|Remote end closed|Network is unreachable|"
+    r"No route to host|Temporary failure in name resolution|EOF occurred"
+)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Counts of URLs: asked for, fetched, failed by cause, failed in another way by message, not reported at all."""
+    """Counts of URLs: asked for, fetched, failed by cause, failed in another way by message, not reported at all.
+
+    `recovered` are those of the fetched that failed at first, in passing. Each URL counts once.
+    """
 
     urls: int
     succeeded: int
+    recovered: int
     failures: dict[str, int]
     other: dict[str, int]
     lost: int
@@ -37,12 +51,17 @@ class Outcome:
 
     @property
     def success_fraction(self) -> float:
-        """Fetched pictures over URLs, in [0, 1]."""
-        return self.succeeded / self.urls
+        """Fetched pictures over URLs, in [0, 1]; 1 without URLs."""
+        return self.succeeded / self.urls if self.urls else 1.0
 
     def causes(self) -> dict[str, int]:
         """Failures by cause, `other` and `lost` included; with `succeeded` they add up to `urls`."""
         return self.failures | {"other": sum(self.other.values()), "lost": self.lost}
+
+    def listed(self) -> str:
+        """The causes that there were, the most frequent first."""
+        ordered = sorted(self.causes().items(), key=lambda item: -item[1])
+        return ", ".join(f"{cause} {count}" for cause, count in ordered if count)
 
     def report(self) -> dict[str, Any]:
         """The outcome as JSON values; messages beyond the twenty most frequent are one entry."""
@@ -51,11 +70,27 @@ class Outcome:
         return {
             "urls": self.urls,
             "succeeded": self.succeeded,
+            "recovered": self.recovered,
             "success_fraction": self.success_fraction,
             "failures": {**self.failures, "other": named | ({"(messages not named here)": rest} if rest else {})},
             "lost": self.lost,
             "bytes": self.bytes,
         }
+
+
+def falls_short(outcome: Outcome, least: float) -> bool:
+    """Whether fewer than the fraction `least` of the URLs gave a picture, or none of them did."""
+    return outcome.urls > 0 and (outcome.success_fraction < least or outcome.succeeded == 0)
+
+
+def shortfall(outcome: Outcome, least: float) -> str:
+    """What the user is told of an outcome that falls short, with the remedies."""
+    asks = f"; download_images.min_success_fraction = {least} asks for more" if least else ""
+    return (
+        f"{outcome.succeeded} of {outcome.urls} URLs gave a picture ({outcome.success_fraction:.1%}){asks}. Causes: "
+        f"{outcome.listed()}. Check the network and the URL list; raise download_images.timeout_seconds or retries "
+        f"against slow servers{'; or lower min_success_fraction to go on with what there is' if least else ''}."
+    )
 
 
 def classify(message: str) -> str:
@@ -67,25 +102,68 @@ def classify(message: str) -> str:
     return next((cause for cause, pattern in _PATTERNS if re.search(pattern, message)), "other")
 
 
-def read_outcome(shards: Path, *, asked: int, refused_urls: int) -> Outcome:
+def sum_of_reports(reports: Iterable[Mapping[str, Any]]) -> Outcome:
+    """The outcome of several downloads together, out of their `Outcome.report`."""
+    sums, failures, other = Counter[str](), Counter(dict.fromkeys(CAUSES, 0)), Counter[str]()
+    for report in reports:
+        sums.update({name: report[name] for name in ("urls", "succeeded", "recovered", "lost", "bytes")})
+        failures.update({cause: report["failures"][cause] for cause in CAUSES})
+        other.update(report["failures"]["other"])
+    return Outcome(
+        sums["urls"], sums["succeeded"], sums["recovered"], dict(failures), dict(other), sums["lost"], sums["bytes"]
+    )
+
+
+def is_passing(message: str) -> bool:
+    """Whether img2dataset's error message tells of a failure that another try may not meet."""
+    return classify(message) in _PASSING_CAUSES or re.search(_PASSING, message) is not None
+
+
+def failed_in_passing(shards: Path, numbers: range, asked: pa.Table, samples_per_shard: int) -> pa.Table:
+    """The rows of `asked`, fetched as the shards `numbers`, that failed for a passing reason, in their order.
+
+    A row's place is in its key, whose last digits count within the shard. The URL of the shard's own table is not used:
+    an earlier run may have had the bundled pictures under another port.
+    """
+    keys_per_shard = 10 ** math.ceil(math.log10(samples_per_shard))
+    places = sorted(
+        (int(name) - numbers.start) * samples_per_shard + int(row["key"]) % keys_per_shard
+        for name, table in shard_tables(shards, ["key", "status", "error_message"])
+        if int(name) in numbers
+        for row in table.to_pylist()
+        if row["status"] != "success" and is_passing(row["error_message"] or "")
+    )
+    return asked.take(pa.array(places, pa.int64()))
+
+
+def read_outcome(
+    shards: Path, *, asked: int, refused_urls: int, shards_of_list: int = 1, retry_passes: int = 0
+) -> Outcome:
     """Count the rows of img2dataset's folder `shards`, for `asked` URLs and `refused_urls` more that were not asked.
 
-    `bytes` are those of the pictures; of tar shards they are those of the whole tars, captions and headers included.
+    Shards from `shards_of_list` on are those of later passes: what failed in passing before the last pass counts
+    there. `bytes` are those of the pictures; of tar shards they are those of the whole tars, captions and headers
+    included.
     """
-    counts, other, succeeded, size = Counter(dict.fromkeys(CAUSES, 0)), Counter[str](), 0, 0
+    counts, other, size = Counter(dict.fromkeys(CAUSES, 0)), Counter[str](), 0
+    succeeded, recovered = 0, 0
     for name, table in shard_tables(shards, ["key", "status", "error_message"]):
         sizes = picture_sizes(shards / name)
         tar = shards / f"{name}{SHARD_ENDING}"
         size += tar.stat().st_size if tar.is_file() else 0
+        turn = int(name) // shards_of_list if retry_passes else 0
         for row in table.to_pylist():
             if row["status"] == "success":
                 succeeded += 1
+                recovered += turn > 0
                 size += sizes.get(row["key"], ("", 0))[1]
                 continue
             message = " ".join((row["error_message"] or "no message").split())
+            if turn < retry_passes and is_passing(message):
+                continue
             cause = classify(message)
             (other if cause == "other" else counts)[message if cause == "other" else cause] += 1
     lost = asked - succeeded - counts.total() - other.total()
     if refused_urls:
         other["not an http(s) URL, so not asked for"] = refused_urls
-    return Outcome(asked + refused_urls, succeeded, dict(counts), dict(other), lost, size)
+    return Outcome(asked + refused_urls, succeeded, recovered, dict(counts), dict(other), lost, size)

@@ -1,4 +1,4 @@
-"""img2dataset in a process of its own: `python -m pipeline_steps.data.img2dataset_process JSON`.
+"""img2dataset in a process of its own: `python -m pipeline_steps.data.img2dataset_process JSON FIRST_SHARD`.
 
 img2dataset replaces the signal handlers of its process, prints without end and starts its workers by importing the
 main module again, so it gets a process that is made for it.
@@ -6,36 +6,42 @@ main module again, so it gets a process that is made for it.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
-import time
 
 if __name__ in ("__main__", "__mp_main__"):
     # webdataset, which img2dataset imports, loads torch where it can and does not need it: seconds in every worker.
     sys.modules["torch"] = None  # type: ignore[assignment]
 
 
-def end_with_parent(seconds: float = 1.0) -> None:
-    """Watch the parent process in a thread; when it is gone, end this process group, so that nothing writes on."""
-    parent = os.getppid()
+def end_with_parent() -> None:
+    """End this process group at once when the parent is gone, which holds the other end of the standard input.
+
+    Else it would write on, and note every URL of a server that died with the parent as refused.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(seconds)
+        os.read(0, 1)  # nothing is ever written, so this ends with the parent
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
 def main() -> None:
-    """Call `img2dataset.download` with the keyword arguments given as one JSON object."""
-    end_with_parent()
-    import img2dataset  # takes seconds, and the workers that import this module import it themselves
+    """Call img2dataset's `download` with the keyword arguments given as one JSON object; number shards from the second.
 
-    img2dataset.download(**json.loads(sys.argv[1]))
+    Its Reader takes the first shard's number, which `download` itself lets nobody say.
+    """
+    end_with_parent()
+    arguments, first_shard = json.loads(sys.argv[1]), int(sys.argv[2])
+    driver = importlib.import_module("img2dataset.main")  # takes seconds, and the workers import it themselves
+    reader = driver.Reader
+    driver.Reader = lambda *given: reader(*given[:-1], first_shard)  # type: ignore[attr-defined]
+    driver.download(**arguments)
 
 
 if __name__ == "__main__":

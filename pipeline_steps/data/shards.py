@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -39,6 +41,13 @@ def shard_tables(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa
         if missing:
             raise PipelineError(f"{path} has no column {', '.join(missing)}; make it with the stage download_images")
         yield name, pq.read_table(path, columns=list(columns))
+
+
+def remove_shards(folder: Path, first: int) -> None:
+    """Remove the shards from number `first` on: what says that they are finished before what they hold."""
+    members = [path for path in folder.glob("[0-9]*") if int(re.match(r"\d+", path.name)[0]) >= first]  # type: ignore[index]
+    for path in sorted(members, key=lambda path: not path.name.endswith("_stats.json")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def picture_sizes(shard: Path) -> dict[str, tuple[str, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from pipeline_steps.data.failures import CAUSES, Outcome
 from pipeline_steps.data.file_server import FAULTS, ServedFile, serving
 from pipeline_steps.data.pair_source import ShardPairs, downloaded_pairs
 from pipeline_steps.data.tar_shards import Sample, read_shard
@@ -136,3 +137,84 @@ def test_the_runs_are_tracked_as_failed_and_finished(seen: Seen) -> None:
 def test_nothing_listens_after_the_runs(seen: Seen) -> None:
     with pytest.raises(urllib.error.URLError):
         urllib.request.urlopen(f"{seen.base}/0", timeout=1)
+
+
+class Busy(list[ServedFile]):
+    """Files of a server that was busy when it was first asked for some of them."""
+
+    def __init__(self, files: list[ServedFile], late: range, refusals: int) -> None:
+        super().__init__(files)
+        self.refusals = dict.fromkeys(late, refusals)
+
+    def __getitem__(self, number: Any) -> Any:
+        file = super().__getitem__(number)
+        if isinstance(number, int) and self.refusals.get(number, 0) > 0:
+            self.refusals[number] -= 1
+            return ServedFile(file.body, "server_error")
+        return file
+
+
+@pytest.mark.parametrize("form", ["files", "webdataset"])
+def test_what_failed_in_passing_is_asked_for_again_in_parts_that_come_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    files = Busy(SOUND, range(10, 14), refusals=2)  # img2dataset tries twice in a row
+    files[SHARD] = ServedFile(b"", "not_found")
+    for number in range(SHARD + 1, SHARD + 4):
+        files[number] = ServedFile(files[number].body, "server_error")
+    settings = section(
+        "download_images", url_list=str(tmp_path / "urls.tsv"), min_success_fraction=0.9, retries=1,
+        samples_per_shard=SHARD // 2, output_format=form, jobs=2, retry_passes=1,
+    )  # fmt: skip
+    with serving(files, slow_seconds=6, max_image_pixels=1_000_000) as base:
+        lines = [f"{base}/{number}\tcaption {number}" for number in range(len(files))]
+        (tmp_path / "urls.tsv").write_text("\n".join(["url\tcaption", *lines]) + "\n")
+        for part in ("1-of-2", "2-of-2"):
+            paths = ["--images", f"{tmp_path}/{part}/images", "--report", f"{tmp_path}/{part}/report.json"]
+            assert STEP.main(["--settings", json.dumps(settings), "--part", part, *paths]) == 0
+    folders = [tmp_path / part for part in ("1-of-2", "2-of-2")]
+    together = ["--parts", *(f"{folder}/images" for folder in folders)]
+    together += ["--part-reports", *(f"{folder}/report.json" for folder in folders)]
+    images, report = tmp_path / "images", tmp_path / "report.json"
+    arguments = ["--settings", json.dumps(settings), *together, "--images", str(images), "--report", str(report)]
+    assert STEP.main(arguments) == 0
+    found = json.loads(report.read_text())
+    assert (found["urls"], found["succeeded"], found["recovered"], found["lost"]) == (64, 60, 4, 0)
+    assert (found["failures"]["not_found"], found["failures"]["server_error"]) == (1, 3)
+    expected = {f"caption {number}": SOUND[number].body for number in range(64) if not SHARD <= number < SHARD + 4}
+    assert _pictures(images) == expected
+
+
+def _pictures(images: Path) -> dict[str, bytes]:
+    """Picture by caption."""
+    source = downloaded_pairs(images)
+    if isinstance(source, ShardPairs):
+        samples = [
+            (images / shard, one) for shard in source.shards
+            for one in read_shard(images / shard, source.caption_field, 1_000_000)[0]
+        ]  # fmt: skip
+        return {str(one.caption): _bytes_of(shard, one) for shard, one in samples}
+    return {caption: (images / path).read_bytes() for path, caption in read_files(source)}
+
+
+def test_parts_that_fall_short_together_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    outcome = Outcome(100, 90, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 10}, {}, 0, 1)
+    poor = Outcome(100, 20, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 80}, {}, 0, 1)
+    for name, one in (("good", outcome), ("poor", poor)):
+        (tmp_path / name / "images").mkdir(parents=True)
+        (tmp_path / name / "report.json").write_text(json.dumps(one.report() | {"seconds": 1.0}))
+    arguments = [
+        "--settings", json.dumps(section("download_images", min_success_fraction=0.8, jobs=2)),
+        "--parts", f"{tmp_path}/good/images", f"{tmp_path}/poor/images",
+        "--part-reports", f"{tmp_path}/good/report.json", f"{tmp_path}/poor/report.json",
+        "--images", f"{tmp_path}/images", "--report", f"{tmp_path}/report.json",
+    ]  # fmt: skip
+    assert STEP.main(arguments) == 1
+    told = capfd.readouterr().err
+    assert "110 of 200 URLs" in told
+    assert f"The poor parts are {tmp_path}/poor: remove" in told
+    assert json.loads((tmp_path / "refused_report.json").read_text())["failures"]["timed_out"] == 90

@@ -212,7 +212,7 @@ def _write_configuration(folder: Path, settings: Mapping[str, str]) -> None:
         "SlurmdPidFile": f"{folder}/%n.pid", "SlurmctldPidFile": f"{folder}/slurmctld.pid",
         "SlurmctldLogFile": f"{folder}/log/slurmctld.log", "SlurmdLogFile": f"{folder}/log/%n.log",
         "SlurmctldTimeout": 10, "SlurmdTimeout": 10, "ReturnToService": 2, "SlurmdParameters": "config_overrides",
-        "GresTypes": "gpu", "KillWait": 20, "MinJobAge": 600, "InactiveLimit": 0,
+        "GresTypes": "gpu", "KillWait": 20, "MinJobAge": 3600, "InactiveLimit": 0,
         "SchedulerParameters": "sched_interval=2,batch_sched_delay=0,sched_min_interval=100000",
     } | dict(settings)  # fmt: skip
     text = [f"{key}={value}" for key, value in lines.items()]

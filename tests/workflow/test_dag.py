@@ -77,6 +77,13 @@ def test_every_set_is_prepared_by_a_job_of_its_own(folder: Path, tmp_path: Path)
     assert (jobs["prepare_dataset_job"], jobs["extract_features_job"], jobs["eval_probe_job"]) == (3, 1, 4)
 
 
+def test_a_download_is_shared_by_as_many_jobs_as_asked_for(folder: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "parts.yaml"
+    extra.write_text("download_images: {jobs: 5}\n")
+    jobs = planned_jobs(folder, "build_manifest", configfiles=("config/smoke.yaml", str(extra)))
+    assert jobs == DATA | {"download_images_job": 5}
+
+
 def test_an_own_csv_needs_no_download(folder: Path, tmp_path: Path) -> None:
     source = tmp_path / "mine.csv"
     source.write_text("image_path,text_content\na.png,a\n")

@@ -47,7 +47,8 @@ def test_every_stage_of_a_full_reproduction_is_planned(folder: Path, config: Pat
     assert (settings.learn_prompt.training.epochs, settings.unlearn.training.epochs) == (2, 8)
     jobs = planned_jobs(folder, configfiles=(f"config/paper/{config.name}",))
     reference = "import_reference_job" if settings.import_reference.weights else "train_reference_job"
-    source = {} if settings.build_manifest.source_shards else {"download_images": 1}
+    parts = {"download_images": 1, "download_images_job": settings.download_images.jobs}
+    source = {} if settings.build_manifest.source_shards else parts
     unlearned = [method for method in methods if method.startswith("ncu")]
     prompts = jobs.pop("learn_prompt_job")
     assert 0 < prompts < len(unlearned)  # methods with the same phase 1 share it

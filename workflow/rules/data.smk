@@ -1,28 +1,63 @@
 # Pictures and captions: download, then the manifest that training reads.
 
 
+scattergather:
+    download_images=CFG.download_images.jobs,
+
+
 if not OWN_PAIRS:
 
-    rule download_images:
+    # The whole list, or one of its parts.
+    rule:
+        name:
+            "download_images_job" if SCATTERED else "download_images"
         input:
-            CFG.download_images.url_list or CFG.download_images.embedded_parquet,
+            once_submitting(CFG.download_images.url_list or CFG.download_images.embedded_parquet),
         output:
-            images=directory(f"{ROOT}/download_images/images"),
-            report=f"{ROOT}/download_images/report.json",
+            images=directory(f"{ROOT}/{PART}/images"),
+            report=f"{ROOT}/{PART}/report.json",
         params:
-            settings=settings("download_images"),
+            settings=part_settings,
+            part="--part {scatteritem}" if SCATTERED else "",
         log:
-            f"{ROOT}/logs/download_images.log",
+            f"{ROOT}/logs/{PART}.log",
         benchmark:
-            f"{ROOT}/benchmarks/download_images.tsv"
+            f"{ROOT}/benchmarks/{PART}.tsv"
+        threads: CFG.download_images.processes
+        resources:
+            **download_memory(),
         conda:
             "../../envs/environment.yaml"
         message:
-            "Downloading the pictures"
+            "Downloading the pictures" + (", part {wildcards.scatteritem}" if SCATTERED else "")
         shell:
-            "python -m pipeline_steps.download_images --source {input:q} --images {output.images:q} "
+            "python -m pipeline_steps.download_images --source {input:q} {params.part} --images {output.images:q} "
             "--report {output.report:q} "
             "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+    if SCATTERED:
+
+        rule download_images:
+            input:
+                parts=gather.download_images(f"{ROOT}/{PART}/images"),
+                reports=gather.download_images(f"{ROOT}/{PART}/report.json"),
+            output:
+                images=directory(f"{ROOT}/download_images/images"),
+                report=f"{ROOT}/download_images/report.json",
+            params:
+                settings=settings("download_images"),
+            log:
+                f"{ROOT}/logs/download_images.log",
+            benchmark:
+                f"{ROOT}/benchmarks/download_images.tsv"
+            conda:
+                "../../envs/environment.yaml"
+            message:
+                "Bringing the parts of the download together"
+            shell:
+                "python -m pipeline_steps.download_images --parts {input.parts:q} --part-reports {input.reports:q} "
+                "--images {output.images:q} --report {output.report:q} "
+                "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
 rule build_manifest:

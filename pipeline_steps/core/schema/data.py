@@ -13,7 +13,9 @@ from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, Nat
 class DownloadImagesConfig:
     """img2dataset over a URL list. `url_list: null` serves `embedded_parquet` on loopback, with faults.
 
-    `url_list_columns` names the columns of a list without a header line, in its order (CC3M: caption, url).
+    `url_list_columns` names the columns of a list without a header line, in its order (CC3M: caption, url). `jobs`
+    parts of the list are downloaded by a job each; what failed for a passing reason is asked for `retry_passes` more
+    times, each when the rest of its part is done.
     """
 
     url_list: str | None
@@ -36,6 +38,8 @@ class DownloadImagesConfig:
     threads: Count
     samples_per_shard: Count
     min_success_fraction: Fraction
+    jobs: Count
+    retry_passes: Natural
 
 
 @dataclass(frozen=True, config=STRICT)

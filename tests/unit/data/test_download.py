@@ -25,7 +25,7 @@ def _settings(**changes: object) -> DownloadImagesConfig:
 
 def _source(content: str = "list", bytes_per_row: int = 1000) -> UrlSource:
     table = pa.table({"url": ["http://127.0.0.1:9/1"] * 4, "caption": ["c"] * 4})
-    return UrlSource(table, 0, content, bytes_per_row)
+    return UrlSource(table, 0, content, bytes_per_row, 0, 1)
 
 
 def _workplace(tmp_path: Path) -> Workplace:

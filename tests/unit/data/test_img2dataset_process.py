@@ -8,8 +8,8 @@ from tests.unit.data.made_data import gone
 PARENT = """
 import subprocess, sys, time
 child = "from pipeline_steps.data.img2dataset_process import end_with_parent\\n" \
-    "import os, time\\nend_with_parent(0.05)\\nprint(os.getpid(), flush=True)\\ntime.sleep(60)"
-subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+    "import os, time\\nend_with_parent()\\nprint(os.getpid(), flush=True)\\ntime.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child], stdin=subprocess.PIPE, start_new_session=True)
 time.sleep(60)
 """
 

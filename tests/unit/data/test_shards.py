@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.data.shards import picture_sizes, shard_tables
+from pipeline_steps.data.shards import picture_sizes, remove_shards, shard_tables
 from tests.unit.data.made_data import write_shard
 
 ROW = {"caption": "c", "status": "success"}
@@ -25,6 +25,15 @@ def test_pictures_are_listed_with_their_sizes(tmp_path: Path) -> None:
     picture = tmp_path / "00000" / "000000000.png"
     assert picture_sizes(tmp_path / "00000") == {"000000000": ("000000000.png", picture.stat().st_size)}
     assert picture_sizes(tmp_path / "00009") == {}
+
+
+def test_shards_are_removed_whole_from_a_number_on(tmp_path: Path) -> None:
+    for shard in ("00000", "00009", "00010", "100000"):
+        write_shard(tmp_path, shard, [ROW | {"key": f"{shard}0000", "number": 1}])
+    (tmp_path / "00011.tar").touch()
+    remove_shards(tmp_path, 10)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [f"{shard}{end}" for shard in ("00000", "00009") for end in ("", ".parquet", "_stats.json")]
 
 
 def test_a_shard_without_captions_is_refused(tmp_path: Path) -> None:

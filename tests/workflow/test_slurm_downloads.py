@@ -1,0 +1,88 @@
+"""A download scattered over jobs of a real Slurm: one is warned of its time limit, one killed, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, cluster_project
+from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+from tests.workflow.snakemake_runs import snakemake
+
+SCATTERED = "download_images: {jobs: 3, retry_passes: 1, samples_per_shard: 100, timeout_seconds: 1}"
+IMAGES = Path("results/cluster/download_images")
+MANIFEST = Path("results/cluster/build_manifest/pairs.parquet")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    require_slurm()
+    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = cluster_project(tmp_path_factory.mktemp("downloads") / "project")
+    (folder / "scattered.yaml").write_text(SCATTERED)
+    (folder / "alone.yaml").write_text(SCATTERED.replace("jobs: 3", "jobs: 1") + "\nexperiment: alone\n")
+    adapt_profile(folder)
+    return folder
+
+
+def test_parts_that_end_before_their_time_go_on_and_come_together(project: Path, cluster: Cluster) -> None:
+    driver = Driver(project, cluster, "build_manifest", configfiles=(*CONFIGFILES, "scattered.yaml"))
+    cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
+    warned, killed = _job(cluster, 1), _job(cluster, 2)
+    before = {part: _finished(project, part) for part in (1, 2)}
+    cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
+    _step(project, 2).kill()
+    cluster.wait(lambda: cluster.show(warned)["Restarts"] == "1", "requeued")
+    cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=240")
+    driver.ended()
+    assert cluster.show(warned)["JobState"] == "COMPLETED"
+    assert cluster.show(killed)["JobState"] == "FAILED"
+    for part in (1, 2):
+        told = (project / f"results/cluster/logs/download_images/parts/{part}-of-3.log").read_text()
+        kept = re.search(r"; (\d+) shards are there", told)
+        assert kept
+        assert int(kept[1]) >= before[part]
+    report = json.loads((project / IMAGES / "report.json").read_text())
+    parts = [json.loads((project / IMAGES / f"parts/{part}-of-3/report.json").read_text()) for part in (1, 2, 3)]
+    for count in ("urls", "succeeded", "recovered", "lost", "bytes"):
+        assert report[count] == sum(part[count] for part in parts)
+    assert report["lost"] == 0
+    assert not list((project / IMAGES).rglob(".images.download"))
+    ran = snakemake(project, "build_manifest", configfiles=(*CONFIGFILES, "alone.yaml"))
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    alone = json.loads((project / "results/alone/download_images/report.json").read_text())
+    assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
+    assert pq.read_table(project / MANIFEST).equals(
+        pq.read_table(project / "results/alone/build_manifest/pairs.parquet")
+    )
+
+
+def _finished(project: Path, part: int) -> int:
+    """Shards that a part has finished."""
+    return len(list((project / IMAGES / f"parts/{part}-of-3").glob(".images.download/*/shards/*_stats.json")))
+
+
+def _job(cluster: Cluster, part: int) -> str:
+    """The id of a part's job."""
+    (job,) = [job for job, row in cluster.jobs("RUNNING").items() if f"{part}-of-3" in row["comment"]]
+    return job
+
+
+def _step(project: Path, part: int) -> psutil.Process:
+    """The process of a part's step."""
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        if f"{part}-of-3" in words and process.info["cwd"] == str(project) and words[0].endswith("python"):
+            return process
+    raise AssertionError(f"no process of part {part}")
