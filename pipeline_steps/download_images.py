@@ -12,8 +12,8 @@ from pipeline_steps.core.files import refused_name, sha256_of, write_json
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.download import Workplace, fetch
-from pipeline_steps.data.failures import Outcome, falls_short, read_outcome, shortfall, sum_of_reports
-from pipeline_steps.data.parts import Part, bring_together
+from pipeline_steps.data.failures import Outcome, falls_short, shortfall, sum_of_reports
+from pipeline_steps.data.parts import Part, bring_together, poor_parts
 from pipeline_steps.data.url_source import url_source
 
 
@@ -37,14 +37,10 @@ def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) 
         fetch(source, settings, work)
     if "source" not in context.paths:
         context.run.set_tags({"input.source.sha256": sha256_of(path)})
-    outcome = read_outcome(
-        work.shards, asked=source.table.num_rows, refused_urls=source.refused_urls,
-        shards_of_list=source.shards_of_list, retry_passes=settings.retry_passes,
-    )  # fmt: skip
-    least = settings.min_success_fraction if part.of == 1 else 0.0
+    outcome = source.outcome(work.shards, settings.retry_passes)
     if outcome.lost:
         context.run.log_file(work.log)
-    if falls_short(outcome, least):
+    if falls_short(outcome, least := settings.min_success_fraction if part.of == 1 else 0.0):
         report = _report(context, outcome, time.monotonic() - started, refused=True)
         work.forget_shards(settings.min_success_fraction or sys.float_info.min)  # those without any, at least
         raise PipelineError(
@@ -55,21 +51,18 @@ def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) 
 
 
 def _bring_together(context: StepContext, settings: DownloadImagesConfig) -> None:
-    """One folder and one report out of those of all parts, when enough of all URLs gave a picture."""
+    """One folder and one report out of those of all parts, judged together."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in context.several["part_reports"]]
     outcome, seconds = sum_of_reports(reports), sum(report["seconds"] for report in reports)
     if falls_short(outcome, settings.min_success_fraction):
         told = _report(context, outcome, seconds, refused=True)
-        poor = [
-            str(folder.parent) for folder, report in zip(context.several["parts"], reports, strict=True)
-            if report["success_fraction"] < settings.min_success_fraction
-        ]  # fmt: skip
+        poor = poor_parts(context.several["parts"], reports, settings.min_success_fraction)
         raise PipelineError(
             f"{shortfall(outcome, settings.min_success_fraction)} The poor parts are {', '.join(poor)}: remove these "
             f"folders to have them alone fetched again. All counts: {told}"
         )
-    bring_together(context.several["parts"], context.paths["images"])
     _report(context, outcome, seconds)
+    bring_together(context.several["parts"], context.paths["images"])
 
 
 def _report(context: StepContext, outcome: Outcome, seconds: float, *, refused: bool = False) -> Path:

@@ -26,7 +26,7 @@ _TAP_WIDTH = {"projected": 1.0, "penultimate": 1.5}  # of an embedding's, about
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the jobs as JSON from standard input and print the bill. Returns 0, or 1 after an error.
 
-    Where the environment's PIPELINE_REQUESTS names a file, the JSON goes there and no bill is made (for check_cluster).
+    Where PIPELINE_REQUESTS in the environment names a file, the JSON goes there instead (for check_cluster).
     """
     argparse.ArgumentParser(prog="python -m pipeline_steps.show_bill", description=__doc__).parse_args(argv)
     told = json.load(sys.stdin)
@@ -34,8 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(Path(requests), told)
         return 0
     try:
-        config = load_config(told["config"])
-        pairs = known_pairs(config)
+        pairs = known_pairs(config := load_config(told["config"]))
         items = [_item(told["config"], job, pairs) for job in told["jobs"]]
         print(bill(items, pairs, config.show_bill.tflops_per_gpu))
     except PipelineError as error:
@@ -84,9 +83,8 @@ def _disk(config: Config, stage: str, pairs: int | None, job: dict[str, Any]) ->
     """Bytes that a job leaves, about."""
     if stage == "download_images":
         side, jobs = config.download_images.image_size, config.download_images.jobs
-        if jobs > 1 and job["rule"] == stage:
-            return 0.0  # links to what the parts left
-        return (pairs or 0) * (side * side + 3 * 4096) / jobs
+        part = (pairs or 0) * (side * side + 3 * 4096) / jobs
+        return 0.0 if jobs > 1 and job["rule"] == stage else part  # which links to what the parts left
     if stage == "prepare_dataset":
         return _pictures(config, [job["dataset"]]) * _PICTURE_GUESS
     if stage == "extract_features":

@@ -6,10 +6,10 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import explain_full_disk, publish_folder
@@ -36,6 +36,12 @@ class Part(NamedTuple):
     def shards(self, shards_of_list: int) -> range:
         """Its shards. The parts differ by one shard at most; where there are more parts than shards, some are empty."""
         return range(shards_of_list * (self.number - 1) // self.of, shards_of_list * self.number // self.of)
+
+
+def poor_parts(parts: Sequence[Path], reports: Sequence[Mapping[str, Any]], least: float) -> list[str]:
+    """The folders of the parts in which less than the fraction `least` of the URLs gave a picture."""
+    fractions = [report["success_fraction"] for report in reports]
+    return [str(images.parent) for images, fraction in zip(parts, fractions, strict=True) if fraction < least]
 
 
 def bring_together(parts: Sequence[Path], images: Path) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.embedded import read_embedded
+from pipeline_steps.data.failures import Outcome, read_outcome
 from pipeline_steps.data.file_server import serving
 from pipeline_steps.data.parts import Part
 from pipeline_steps.data.tables import read_text_columns
@@ -39,6 +40,13 @@ class UrlSource:
     bytes_per_row: int
     first_shard: int
     shards_of_list: int
+
+    def outcome(self, shards: Path, retry_passes: int) -> Outcome:
+        """What came of its URLs, out of img2dataset's folder."""
+        return read_outcome(
+            shards, asked=self.table.num_rows, refused_urls=self.refused_urls, shards_of_list=self.shards_of_list,
+            retry_passes=retry_passes,
+        )  # fmt: skip
 
 
 @contextmanager
