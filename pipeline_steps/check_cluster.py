@@ -26,18 +26,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         config = load_config(read_yaml([Path(name) for name in (DEFAULT_CONFIG, *arguments.configfile)]))
-        requests = requests_of(arguments.profile, arguments.configfile)
+        asked = requests_of(arguments.profile, arguments.configfile)
     except PipelineError as error:
         print(f"check_cluster: {error}", file=sys.stderr)
         return 1
-    if not requests:
+    if not asked.requests:
         print("check_cluster: every output is made already; there is no job to check", file=sys.stderr)
         return 0
     results = Path(config.results_dir)
     uri = config.tracking.uri or f"sqlite:///{results}/mlflow.db"  # as the jobs have it, whatever this shell says
-    found = [*all_static(requests), _store(uri)]
+    found = [*all_static(asked), _store(uri)]
     if arguments.wait and not any(finding.failed for finding in found):
-        found += all_jobs(requests, results, uri, arguments.wait)
+        found += all_jobs(asked.requests, results, uri, arguments.wait)
     elif arguments.wait:
         found.append(Finding("jobs", "none was submitted, because of the failures above"))
     return _told(found)

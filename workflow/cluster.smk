@@ -7,7 +7,7 @@ import sys
 from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib
 from pipeline_steps.core.slurm import job_prefix, wait_for_left_jobs
 
-ASKED = ("slurm_partition", "slurm_account", "nodes", "gres", "gpu", "mem_mb", "constraint", "qos")
+ASKED = ("slurm_partition", "slurm_account", "nodes", "gres", "gpu", "mem_mb", "constraint", "qos", "slurm_extra")
 # Whether a profile for a cluster is used: it says where jobs go. What jobs ask for matters to the driver alone.
 ON_CLUSTER = "slurm_partition" in (workflow.resource_settings.default_resources or {})
 
@@ -40,13 +40,22 @@ def show_bill():
             "runtime": job.resources.get("runtime", 0),
             "checkpoints": len(job.output),
             "threads": job.threads,
+            "together": grouped(job.rule),
             "asks": {name: job.resources.get(name) for name in ASKED if job.resources.get(name)},
         }
         for job in workflow.dag.jobs
         if job.output and workflow.dag.finished(job)  # as far as a dry run goes
     ]
-    told = json.dumps({"config": config, "jobs": jobs})
+    first_look = getattr(workflow.executor_settings, "init_seconds_before_status_checks", None)
+    status_command = getattr(workflow.executor_settings, "status_command", None)
+    told = json.dumps({"config": config, "jobs": jobs, "first_look": first_look, "status_command": status_command})
     subprocess.run([sys.executable, "-m", "pipeline_steps.show_bill"], input=told, text=True, cwd=workflow.basedir)
+
+
+def grouped(rule):
+    """How many jobs of a rule one job of Slurm may hold, which asks for the sum."""
+    groups = workflow.group_settings
+    return int(groups.group_components.get(groups.overwrite_groups.get(rule.name), 1))
 
 
 def training_memory(*sections):

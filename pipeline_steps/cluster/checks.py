@@ -5,12 +5,13 @@ from __future__ import annotations
 import getpass
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pipeline_steps.cluster.requests import Request
+from pipeline_steps.cluster.requests import Asked, Request
 
 _SECONDS = 60
+_GRACE_SECONDS = 30
 _UNLIMITED = ("UNLIMITED", "INFINITE", "NONE")
 
 
@@ -51,7 +52,7 @@ def controller() -> Finding:
     return Finding("Slurm", f"{told}, {pinged.splitlines()[0]}")
 
 
-def partition(name: str, minutes: int) -> list[Finding]:
+def partition(name: str, minutes: int, *, trains: bool = False) -> list[Finding]:
     """Whether a partition is there and up, how long its jobs may run, and what a preemption leaves time for."""
     check = f"partition {name}"
     code, told = ask("scontrol", "show", "partition", name, "--oneliner")
@@ -71,8 +72,13 @@ def partition(name: str, minutes: int) -> list[Finding]:
         )]  # fmt: skip
     grace = int(facts.get("GraceTime", "0"))
     preempted = facts.get("PreemptMode", "OFF")
-    note = "" if preempted == "OFF" else f"; a preempted job has {grace} s to write its state ({preempted})"
-    return [Finding(check, f"is up, allows {facts['MaxTime']}{note}")]
+    if preempted == "OFF":
+        return [Finding(check, f"is up, allows {facts['MaxTime']}")]
+    found = f"is up, allows {facts['MaxTime']}; a preempted job has {grace} s to write its state ({preempted})"
+    if trains and grace < _GRACE_SECONDS:
+        remedy = "a preempted training goes on from the state it last kept: lower training.save_minutes"
+        return [Finding(check, found, remedy, warning=True)]
+    return [Finding(check, found)]
 
 
 def minutes_of(text: str) -> int | None:
@@ -93,6 +99,10 @@ def account(names: Iterable[str]) -> list[Finding]:
     asked = sorted(set(names))
     code, told = ask("sacctmgr", "--noheader", "--parsable2", "list", "associations", f"user={getpass.getuser()}",
                      "format=account")  # fmt: skip
+    if code and "accounting_storage" not in told:
+        found = f"sacctmgr does not say which are yours: {told.splitlines()[-1] if told else 'no answer'}"
+        remedy = "see whether the accounting database is up; without it Snakemake's executor refuses an account"
+        return [Finding("account", found, remedy, warning=not asked)]
     if code:
         if not asked:
             return [Finding("account", "none is asked for, and Slurm keeps none here")]
@@ -123,8 +133,12 @@ def fits(request: Request) -> Finding:
     return Finding(f"{request.stage} fits", f"no: {reason} ({asked})", remedy)
 
 
-def status_queries(first_look_seconds: int) -> Finding:
-    """Whether finished jobs stay in squeue for long enough to be seen."""
+def status_queries(first_look_seconds: int, status_command: str | None) -> Finding:
+    """Whether finished jobs stay where the executor looks for long enough to be seen."""
+    if status_command == "sacct":
+        code, told = ask("sacct", "--noheader", "--starttime=now")
+        remedy = "set slurm-status-command: squeue in the profile"
+        return Finding("sacct", told.splitlines()[-1], remedy) if code else Finding("sacct", "keeps finished jobs")
     _, told = ask("scontrol", "show", "config")
     found = re.search(r"MinJobAge\s*=\s*(\d+)", told)
     age, needed = int(found[1]) if found else 0, 3 * first_look_seconds
@@ -134,17 +148,19 @@ def status_queries(first_look_seconds: int) -> Finding:
     return Finding("squeue", f"keeps finished jobs for {age} s, and {needed} are needed", remedy, warning=True)
 
 
-def all_static(requests: Sequence[Request], first_look_seconds: int = 20) -> list[Finding]:
+def all_static(asked: Asked) -> list[Finding]:
     """Every check that submits nothing."""
+    requests = asked.requests
     found = [controller()]
     if found[0].failed:
         return found
     longest: dict[str, int] = {}
     for request in requests:
         longest[request.partition] = max(longest.get(request.partition, 0), request.minutes)
-    partitions = {name: partition(name, minutes) for name, minutes in longest.items()}
+    trains = {request.partition for request in requests if request.gres}
+    partitions = {name: partition(name, minutes, trains=name in trains) for name, minutes in longest.items()}
     found += [finding for findings in partitions.values() for finding in findings]
     found += account(request.account for request in requests if request.account)
     there = {name for name, findings in partitions.items() if findings[0].found != "does not exist"}
     found += [fits(request) for request in requests if request.partition in there]
-    return [*found, status_queries(first_look_seconds)]
+    return [*found, status_queries(asked.first_look_seconds, asked.status_command)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import secrets
 import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -42,7 +41,7 @@ def _job(place: Path, asked: Request, uri: str, wait_seconds: float, *, gpu: boo
     secret = secrets.token_hex(8)
     token.write_text(secret, encoding="utf-8")
     package = str(Path(__file__).parents[2])
-    called = [sys.executable, "-m", "pipeline_steps.cluster.probe", str(token), str(answer)]
+    called = ["python", "-m", "pipeline_steps.cluster.probe", str(token), str(answer)]
     script = f"export PYTHONPATH={shlex.quote(package)} MLFLOW_TRACKING_URI={shlex.quote(uri)}; {shlex.join(called)}"
     options = [
         f"--partition={asked.partition}",

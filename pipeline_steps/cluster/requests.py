@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline_steps.core.errors import PipelineError
 
@@ -30,9 +32,10 @@ class Request:
     minutes: int
     constraint: str | None = None
     qos: str | None = None
+    extra: str = ""
 
     def options(self) -> list[str]:
-        """The options of sbatch that say the same, as the executor gives them."""
+        """The options of sbatch that say the same, as the executor gives them; the profile's slurm_extra comes last."""
         optional = {
             "--account": self.account, "--gres": self.gres, "--constraint": self.constraint, "--qos": self.qos,
             "--gpus": None if self.gres else self.gpus or None,
@@ -42,11 +45,19 @@ class Request:
             "--time": self.minutes,
         }  # fmt: skip
         given = required | {name: value for name, value in optional.items() if value is not None}
-        return [f"{name}={value}" for name, value in given.items()]
+        return [*(f"{name}={value}" for name, value in given.items()), *shlex.split(self.extra)]
 
 
-def requests_of(profile: str, configfiles: Sequence[str]) -> list[Request]:
-    """Every distinct request of the workflow's jobs, in the order of the DAG, with finished jobs left out.
+class Asked(NamedTuple):
+    """What a workflow would ask for: every distinct request, and how the executor would ask after its jobs."""
+
+    requests: list[Request]
+    first_look_seconds: int
+    status_command: str | None
+
+
+def requests_of(profile: str, configfiles: Sequence[str]) -> Asked:
+    """The requests of the workflow's jobs, in the order of the DAG, with finished jobs left out.
 
     Raises PipelineError with Snakemake's own words where the profile, the configuration or an input is wrong, and
     where the profile says no partition.
@@ -62,16 +73,16 @@ def requests_of(profile: str, configfiles: Sequence[str]) -> list[Request]:
                 f"`{' '.join(command)}` failed, or its profile gives no slurm_partition in default-resources:\n"
                 f"{(ran.stdout + ran.stderr).strip()[-2000:]}"
             )
-        jobs = json.loads(told.read_text(encoding="utf-8"))["jobs"]
-    return list(dict.fromkeys(_request(job) for job in jobs))
+        found = json.loads(told.read_text(encoding="utf-8"))
+    requests = list(dict.fromkeys(_request(job) for job in found["jobs"]))
+    return Asked(requests, int(found["first_look"] or 0), found["status_command"])
 
 
-def _request(job: dict[str, object]) -> Request:
-    asks = job["asks"]
-    assert isinstance(asks, dict)  # noqa: S101 - our own JSON
+def _request(job: dict[str, Any]) -> Request:
+    asks, together = job["asks"], job["together"]
     return Request(
-        stage=str(job["stage"]), partition=str(asks["slurm_partition"]), account=asks.get("slurm_account"),
-        nodes=asks.get("nodes", 1), gres=asks.get("gres"), gpus=asks.get("gpu", 0), cpus=int(str(job["threads"])),
-        mem_mb=asks.get("mem_mb", 0), minutes=int(str(job["runtime"])), constraint=asks.get("constraint"),
-        qos=asks.get("qos"),
+        stage=job["stage"], partition=asks["slurm_partition"], account=asks.get("slurm_account"),
+        nodes=asks.get("nodes", 1), gres=asks.get("gres"), gpus=asks.get("gpu", 0), cpus=job["threads"] * together,
+        mem_mb=asks.get("mem_mb", 0) * together, minutes=job["runtime"], constraint=asks.get("constraint"),
+        qos=asks.get("qos"), extra=asks.get("slurm_extra", ""),
     )  # fmt: skip

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from tests.workflow.cluster_project import Driver, adapt_profile, cluster_project
-from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+from tests.workflow.slurm_cluster import Cluster
 
 TRAININGS = ("train_reference", "learn_prompt", "unlearn", "train_baseline")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    require_slurm()
-    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

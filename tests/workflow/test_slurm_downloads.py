@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,19 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, cluster_project
-from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+from tests.workflow.slurm_cluster import Cluster
 from tests.workflow.snakemake_runs import snakemake
 
 SCATTERED = "download_images: {jobs: 3, retry_passes: 1, samples_per_shard: 100, timeout_seconds: 1}"
 IMAGES = Path("results/cluster/download_images")
 MANIFEST = Path("results/cluster/build_manifest/pairs.parquet")
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    require_slurm()
-    with slurm_cluster(tmp_path_factory.mktemp("slurm") / "cluster") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
