@@ -86,6 +86,7 @@ def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) ->
     PipelineError for a full disk (before it starts) and when img2dataset fails or stands still, and on SIGTERM Paused
     where shards have been finished, else Terminated.
     """
+    remove_shards(work.shards, (settings.retry_passes + 1) * source.shards_of_list)  # of a run that had more turns
     work.forget_shards(0.0)
     before = set(work.finished_shards())
     table, asked = source.table, 0

@@ -94,6 +94,16 @@ def test_finished_shards_need_no_new_download(tmp_path: Path) -> None:
     assert not work.log.exists()
 
 
+def test_shards_of_turns_that_are_asked_for_no_more_go(tmp_path: Path) -> None:
+    work = _workplace(tmp_path)
+    write_shard(work.shards, "00000", [FAILED | {"key": f"{number:09d}"} for number in range(4)])
+    write_shard(work.shards, "00001", [SOUND | {"key": f"{number:09d}", "number": number} for number in range(4)])
+    fetch(_source(), _settings(samples_per_shard=4, retry_passes=0), work)
+    assert [path.name for path in work.finished_shards()] == ["00000_stats.json"]
+    outcome = _source().outcome(work.shards, retry_passes=0)
+    assert (outcome.urls, outcome.failures["timed_out"], outcome.lost) == (4, 4, 0)
+
+
 def test_a_process_and_its_children_end_with_the_block(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with pytest.raises(RuntimeError), running(["sh", "-c", "sleep 60 & echo $!; wait"], os.environ, log) as process:
