@@ -67,8 +67,9 @@ class Store:
         (self.folder / "behaviour").write_text(behaviour)
         environment = os.environ | {"MLFLOW_TRACKING_URI": self.uri, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.Popen(
-            self.command(recall_at, seed), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+            self.command(recall_at, seed), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit none
+        )  # fmt: skip
 
     def run(self, behaviour: str, recall_at: Sequence[int] = (1,)) -> tuple[int, str]:
         process = self.start(behaviour, recall_at)
