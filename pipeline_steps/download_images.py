@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import refused_name, sha256_of, write_json
@@ -13,7 +15,7 @@ from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.download import Workplace, fetch
 from pipeline_steps.data.failures import Outcome, falls_short, shortfall, sum_of_reports
-from pipeline_steps.data.parts import Part, bring_together, poor_parts
+from pipeline_steps.data.parts import Part, bring_together, poor_parts, require_one_list
 from pipeline_steps.data.url_source import url_source
 
 
@@ -29,51 +31,49 @@ def run(context: StepContext) -> None:
 def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) -> None:
     """Download, report, and make the folder the output when enough URLs gave a picture; of a part, when any did."""
     path = context.paths.get("source", Path(settings.url_list or settings.embedded_parquet))
-    started = time.monotonic()
+    started, digest = time.monotonic(), sha256_of(path)
     with url_source(path, settings, part) as source:
         work = Workplace(context.paths["images"], source, settings)
-        kept = len(work.finished_shards())
-        context.log.info("%d URLs from %s%s", source.table.num_rows, path, f"; {kept} shards are there" if kept else "")
+        there = f"; {kept} shards are there" if (kept := len(work.finished_shards())) else ""
+        context.log.info("%d URLs from %s%s", source.table.num_rows, path, there)
         fetch(source, settings, work)
-    if "source" not in context.paths:
-        context.run.set_tags({"input.source.sha256": sha256_of(path)})
+    facts = {"part": part, "source_sha256": digest, "seconds": time.monotonic() - started}
+    context.run.set_tags({"input.source.sha256": digest})
     outcome = source.outcome(work.shards, settings.retry_passes)
     if outcome.lost:
         context.run.log_file(work.log)
-    if falls_short(outcome, least := settings.min_success_fraction if part.of == 1 else 0.0):
-        report = _report(context, outcome, time.monotonic() - started, refused=True)
+    if falls_short(outcome, least := settings.min_success_fraction if part.of == 1 else None):
+        told = _report(context, outcome, facts, refused=True)
         work.forget_shards(settings.min_success_fraction or sys.float_info.min)  # those without any, at least
         raise PipelineError(
-            f"{shortfall(outcome, least)} What was fetched well is kept for the next run. All counts: {report}"
+            f"{shortfall(outcome, least)} What was fetched well is kept for the next run. All counts: {told}"
         )
-    _report(context, outcome, time.monotonic() - started)
+    _report(context, outcome, facts)
     work.publish()
 
 
 def _bring_together(context: StepContext, settings: DownloadImagesConfig) -> None:
     """One folder and one report out of those of all parts, judged together."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in context.several["part_reports"]]
-    outcome, seconds = sum_of_reports(reports), sum(report["seconds"] for report in reports)
+    require_one_list(context.several["parts"], reports)
+    outcome, facts = sum_of_reports(reports), {"seconds": sum(report["seconds"] for report in reports)}
     if falls_short(outcome, settings.min_success_fraction):
-        told = _report(context, outcome, seconds, refused=True)
+        told = _report(context, outcome, facts, refused=True)
         poor = poor_parts(context.several["parts"], reports, settings.min_success_fraction)
-        raise PipelineError(
-            f"{shortfall(outcome, settings.min_success_fraction)} The poor parts are {', '.join(poor)}: remove these "
-            f"folders to have them alone fetched again. All counts: {told}"
-        )
-    _report(context, outcome, seconds)
+        raise PipelineError(f"{shortfall(outcome, settings.min_success_fraction)} {poor} All counts: {told}")
+    _report(context, outcome, facts)
     bring_together(context.several["parts"], context.paths["images"])
 
 
-def _report(context: StepContext, outcome: Outcome, seconds: float, *, refused: bool = False) -> Path:
-    """Write and log the outcome; `seconds` are those of all parts. Returns the file."""
+def _report(context: StepContext, outcome: Outcome, facts: Mapping[str, Any], *, refused: bool = False) -> Path:
+    """Write and log the outcome with further facts, of which `seconds` are those of all parts. Returns the file."""
     path = refused_name(context.paths["report"]) if refused else context.paths["report"]
-    write_json(path, outcome.report() | {"seconds": seconds})
+    write_json(path, {**outcome.report(), **facts})
     scores = {name: getattr(outcome, name) for name in ("succeeded", "recovered", "success_fraction", "bytes")}
     context.run.log_metrics(scores | {f"failures.{cause}": count for cause, count in outcome.causes().items()})
     context.run.log_file(path)
-    context.log.info("%d of %d URLs gave a picture, in %.0f s", outcome.succeeded, outcome.urls, seconds)
-    context.log.info("failures: %s", outcome.listed() or "none")
+    told = (outcome.succeeded, outcome.urls, facts["seconds"], outcome.listed() or "none")
+    context.log.info("%d of %d URLs gave a picture, in %.0f s; failures: %s", *told)
     return path
 
 

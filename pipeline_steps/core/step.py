@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,7 +184,9 @@ def _keyed(files: Mapping[str, tuple[Path, ...]]) -> Iterator[tuple[str, str, Pa
 
 def _hashable(path: Path) -> bool:
     """A file, or a folder of few members such as a checkpoint; not a folder of pictures."""
-    return path.is_file() or (path.is_dir() and len(list(path.iterdir())) <= _MOST_HASHED_MEMBERS)
+    return path.is_file() or (
+        path.is_dir() and len(list(islice(path.rglob("*"), _MOST_HASHED_MEMBERS + 1))) <= _MOST_HASHED_MEMBERS
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:

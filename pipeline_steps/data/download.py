@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pipeline_steps
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import publish_folder, require_free_disk, whole_file
-from pipeline_steps.core.process import Paused, Terminated
+from pipeline_steps.core.process import Paused, Terminated, sigterm_noted
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.failures import failed_in_passing
 from pipeline_steps.data.progress import progress_bar
@@ -65,9 +65,14 @@ class Workplace:
                 path.unlink()
 
     def publish(self) -> None:
-        """Make the finished folder the output, replacing an older one, and remove the work folder."""
-        publish_folder(self.shards, self.images)
-        shutil.rmtree(self.top)
+        """Make the finished folder the output, replacing an older one, and remove the work folder.
+
+        SIGTERM waits meanwhile: stopped half-way, the step would have lost what it has fetched.
+        """
+        with sigterm_noted():
+            shutil.rmtree(self.shards / "_tmp", ignore_errors=True)  # of an img2dataset that was killed at its end
+            publish_folder(self.shards, self.images)
+            shutil.rmtree(self.top)
 
 
 class _Turn(NamedTuple):
@@ -88,6 +93,7 @@ def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) ->
     """
     remove_shards(work.shards, (settings.retry_passes + 1) * source.shards_of_list)  # of a run that had more turns
     work.forget_shards(0.0)
+    work.log.unlink(missing_ok=True)
     before = set(work.finished_shards())
     table, asked = source.table, 0
     try:
@@ -138,7 +144,7 @@ def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -
 
     Its standard input is a pipe into which nothing is written, and which closes when this process dies.
     """
-    with log.open("wb") as output, subprocess.Popen(
+    with log.open("ab") as output, subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
     ) as process:  # fmt: skip
         try:

@@ -16,6 +16,7 @@ from pipeline_steps.data.shards import SHARD_ENDING, picture_sizes, shard_tables
 
 CAUSES = ("not_found", "server_error", "timed_out", "truncated", "not_an_image", "too_small", "too_large")
 OTHER_MESSAGES_NAMED = 20
+_NOT_NAMED = "(messages not named here)"
 # What urllib, http.client, img2dataset and OpenCV say, found by provoking each of them.
 _PATTERNS = (
     ("not_found", r"HTTP Error (404|410)\b"),
@@ -65,25 +66,33 @@ class Outcome:
 
     def report(self) -> dict[str, Any]:
         """The outcome as JSON values; messages beyond the twenty most frequent are one entry."""
-        named = dict(Counter(self.other).most_common(OTHER_MESSAGES_NAMED))
+        messages = {message: count for message, count in self.other.items() if message != _NOT_NAMED}
+        named = dict(Counter(messages).most_common(OTHER_MESSAGES_NAMED))
         rest = sum(self.other.values()) - sum(named.values())
         return {
             "urls": self.urls,
             "succeeded": self.succeeded,
             "recovered": self.recovered,
             "success_fraction": self.success_fraction,
-            "failures": {**self.failures, "other": named | ({"(messages not named here)": rest} if rest else {})},
+            "failures": {**self.failures, "other": named | ({_NOT_NAMED: rest} if rest else {})},
             "lost": self.lost,
             "bytes": self.bytes,
         }
 
 
-def falls_short(outcome: Outcome, least: float) -> bool:
-    """Whether fewer than the fraction `least` of the URLs gave a picture, or none of them did."""
-    return outcome.urls > 0 and (outcome.success_fraction < least or outcome.succeeded == 0)
+def falls_short(outcome: Outcome, least: float | None) -> bool:
+    """Whether fewer than the fraction `least` of the URLs gave a picture, or none of them did.
+
+    None is for a part, which is judged with the others: it falls short where there was no picture and something may
+    be away in passing, such as the network of a machine.
+    """
+    if least is not None:
+        return outcome.success_fraction < least or outcome.succeeded == 0
+    passing = sum(outcome.failures[cause] for cause in _PASSING_CAUSES) + outcome.lost
+    return outcome.succeeded == 0 and (passing > 0 or any(is_passing(message) for message in outcome.other))
 
 
-def shortfall(outcome: Outcome, least: float) -> str:
+def shortfall(outcome: Outcome, least: float | None) -> str:
     """What the user is told of an outcome that falls short, with the remedies."""
     asks = f"; download_images.min_success_fraction = {least} asks for more" if least else ""
     return (

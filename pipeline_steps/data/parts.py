@@ -38,10 +38,31 @@ class Part(NamedTuple):
         return range(shards_of_list * (self.number - 1) // self.of, shards_of_list * self.number // self.of)
 
 
-def poor_parts(parts: Sequence[Path], reports: Sequence[Mapping[str, Any]], least: float) -> list[str]:
-    """The folders of the parts in which less than the fraction `least` of the URLs gave a picture."""
+def require_one_list(parts: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> None:
+    """Raise PipelineError unless these are all parts, each once, of one and the same list."""
+    lists = {report["source_sha256"] for report in reports}
+    if len(lists) == 1 and sorted(report["part"] for report in reports) == [
+        [number, len(parts)] for number in range(1, len(parts) + 1)
+    ]:
+        return
+    told = ", ".join(
+        f"{images.parent} (part {report['part'][0]} of {report['part'][1]}, list {report['source_sha256'][:8]})"
+        for images, report in zip(parts, reports, strict=True)
+    )
+    raise PipelineError(
+        f"these are not all parts of one list: {told}. The list was probably edited between them; remove the parts of "
+        "its older state and run the stage again."
+    )
+
+
+def poor_parts(parts: Sequence[Path], reports: Sequence[Mapping[str, Any]], least: float) -> str:
+    """Which parts have less than the fraction `least` of their pictures, and how they are fetched again."""
     fractions = [report["success_fraction"] for report in reports]
-    return [str(images.parent) for images, fraction in zip(parts, fractions, strict=True) if fraction < least]
+    poor = [str(images.parent) for images, fraction in zip(parts, fractions, strict=True) if fraction < least]
+    return (
+        f"The poor parts are {', '.join(poor)}: remove these folders to have them alone fetched again, with the "
+        "settings as they are (another one fetches all parts again)."
+    )
 
 
 def bring_together(parts: Sequence[Path], images: Path) -> None:
@@ -60,8 +81,8 @@ def bring_together(parts: Sequence[Path], images: Path) -> None:
         publish_folder(merged, images)
     except FileExistsError as error:
         raise PipelineError(
-            f"two of the parts {', '.join(map(str, parts))} have {error.filename2}; they are not parts of one list. "
-            "Remove them and run the stage again."
+            f"two of the parts {', '.join(map(str, parts))} have {error.filename2 or error.filename}; they are not "
+            "parts of one list. Remove them and run the stage again."
         ) from error
     except OSError as error:
         explain_full_disk(error, merged)

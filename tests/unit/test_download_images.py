@@ -204,9 +204,11 @@ def test_parts_that_fall_short_together_are_named(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     outcome = Outcome(100, 90, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 10}, {}, 0, 1)
     poor = Outcome(100, 20, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 80}, {}, 0, 1)
-    for name, one in (("good", outcome), ("poor", poor)):
+    for number, (name, one) in enumerate((("good", outcome), ("poor", poor)), 1):
         (tmp_path / name / "images").mkdir(parents=True)
-        (tmp_path / name / "report.json").write_text(json.dumps(one.report() | {"seconds": 1.0}))
+        (tmp_path / name / "report.json").write_text(
+            json.dumps(one.report() | {"seconds": 1.0, "part": [number, 2], "source_sha256": "0" * 64})
+        )
     arguments = [
         "--settings", json.dumps(section("download_images", min_success_fraction=0.8, jobs=2)),
         "--parts", f"{tmp_path}/good/images", f"{tmp_path}/poor/images",

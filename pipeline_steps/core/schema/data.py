@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, Natural, OpenFraction, Positive
+
+Jobs = Annotated[Count, Field(le=250)]  # whose paths fit into one command line of Linux
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,7 +41,7 @@ class DownloadImagesConfig:
     threads: Count
     samples_per_shard: Count
     min_success_fraction: Fraction
-    jobs: Count
+    jobs: Jobs
     retry_passes: Natural
 
 

@@ -131,9 +131,27 @@ def _twice(value: object) -> object:
     return {name: _twice(one) for name, one in value.items()} if isinstance(value, dict) else 2 * value  # type: ignore[operator]
 
 
-def test_an_empty_part_does_not_fall_short_and_one_without_any_picture_does(tmp_path: Path) -> None:
-    assert not falls_short(read_outcome(tmp_path, asked=0, refused_urls=0), 0.5)
+def test_a_part_falls_short_only_where_something_may_be_away_in_passing(tmp_path: Path) -> None:
+    assert not falls_short(read_outcome(tmp_path, asked=0, refused_urls=1), None)
+    write_shard(tmp_path, "00000", [_row("000000", "HTTP Error 404: Not Found")])
+    dead = read_outcome(tmp_path, asked=1, refused_urls=0)
+    assert not falls_short(dead, None)
+    assert falls_short(dead, 0.0)
+    for message in ("timed out", "<urlopen error [Errno 101] Network is unreachable>"):
+        write_shard(tmp_path, "00000", [_row("000000", message)])
+        assert falls_short(read_outcome(tmp_path, asked=1, refused_urls=0), None)
+    write_shard(tmp_path, "00000", [_row("000000", "timed out"), _row("000001")])
+    assert not falls_short(read_outcome(tmp_path, asked=2, refused_urls=0), None)
+
+
+def test_what_is_said_of_a_part_names_no_threshold(tmp_path: Path) -> None:
     write_shard(tmp_path, "00000", [_row("000000", "timed out")])
     found = read_outcome(tmp_path, asked=1, refused_urls=0)
-    assert falls_short(found, 0.0)
-    assert shortfall(found, 0.0).startswith("0 of 1 URLs gave a picture (0.0%). Causes: timed_out 1.")
+    assert shortfall(found, None).startswith("0 of 1 URLs gave a picture (0.0%). Causes: timed_out 1.")
+
+
+def test_messages_that_reports_do_not_name_add_up(tmp_path: Path) -> None:
+    write_shard(tmp_path, "00000", [_row(f"{number:06d}", f"rare {number}") for number in range(50)])
+    found = read_outcome(tmp_path, asked=50, refused_urls=0)
+    together = sum_of_reports([found.report(), found.report()]).report()
+    assert sum(together["failures"]["other"].values()) == 100

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.data.parts import Part, bring_together
+from pipeline_steps.data.parts import Part, bring_together, require_one_list
 
 
 def test_parts_are_named_as_snakemake_names_scattered_items() -> None:
@@ -24,6 +24,22 @@ def test_every_shard_is_in_one_part_and_parts_are_even(shards: int, jobs: int) -
     parts = [Part(number, jobs).shards(shards) for number in range(1, jobs + 1)]
     assert [shard for part in parts for shard in part] == list(range(shards))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def _report(number: int, of: int, source: str) -> dict[str, object]:
+    return {"part": [number, of], "source_sha256": source * 64}
+
+
+def test_all_parts_of_one_list_are_needed() -> None:
+    folders = [Path("1-of-2/images"), Path("2-of-2/images")]
+    require_one_list(folders, [_report(1, 2, "a"), _report(2, 2, "a")])
+    for reports in (
+        [_report(1, 2, "a"), _report(2, 2, "b")],
+        [_report(1, 2, "a"), _report(1, 2, "a")],
+        [_report(1, 3, "a"), _report(2, 3, "a")],
+    ):
+        with pytest.raises(PipelineError, match=r"not all parts of one list.*1-of-2 \(part 1 of [23], list aaaaaaaa\)"):
+            require_one_list(folders, reports)
 
 
 def _part(folder: Path, shard: str) -> Path:
