@@ -17,12 +17,18 @@ wildcard_constraints:
     method="|".join(METHODS),
     seed=r"\d+",
     dataset=r"[\w.-]+",
+    experiment="|".join(EXPERIMENTS),
 
 
 include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
+
+
+if CFG.classifiers:
+
+    include: "workflow/rules/labels.smk"
 
 
 # `snakemake <stage>`: every cell of a stage that runs once per method and seed.
@@ -32,13 +38,13 @@ for stage, targets in STAGE_CELLS.items():
         name:
             stage
         input:
-            once_submitting(targets),
+            once_submitting(everywhere(targets)),
 
 
 rule all:
     default_target: True
     input:
-        once_submitting(rules.make_tables.output),
+        once_submitting(RESULTS),
 
 
 onsuccess:

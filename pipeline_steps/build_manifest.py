@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import refused_name, write_json
@@ -14,14 +13,15 @@ from pipeline_steps.data.database import working_database
 from pipeline_steps.data.intake import create_tables, take_in
 from pipeline_steps.data.manifest import write_manifest, write_pairs_csv
 from pipeline_steps.data.noise import shuffle_captions
-from pipeline_steps.data.pair_source import PairSource, csv_pairs, downloaded_pairs, shard_pairs
+from pipeline_steps.data.pair_source import chosen_pairs
 from pipeline_steps.data.selection import select_pairs
 
 
 def run(context: StepContext) -> None:
     """Check every picture once, select the pairs, report, and write the manifest when it may be used."""
     settings = context.section("build_manifest", BuildManifestConfig)
-    source = _source(context, settings)
+    given = {name: context.paths[name] for name in ("images", "csv", "shards", "scan") if name in context.paths}
+    source = chosen_pairs(given, settings)
     pairs = context.paths["pairs"]
     with working_database(pairs, threads=context.threads) as database:
         create_tables(database)
@@ -44,28 +44,6 @@ def run(context: StepContext) -> None:
     context.log.info("injected noise: %s", report["noise"])
 
 
-def _source(context: StepContext, settings: BuildManifestConfig) -> PairSource:
-    given = {name: context.paths[name] for name in ("images", "csv", "shards") if name in context.paths}
-    configured = {"csv": settings.source_csv, "shards": settings.source_shards}
-    named = {**{name: Path(path) for name, path in configured.items() if path and name not in given}, **given}
-    if len(named) > 1:
-        raise PipelineError(
-            f"pairs come from one source, and here are {len(named)}: "
-            f"{', '.join(f'{name} {path}' for name, path in sorted(named.items()))} (--images, --csv, --shards, "
-            "build_manifest.source_csv, source_shards); leave all but one out"
-        )
-    match named:
-        case {"csv": path}:
-            return csv_pairs(path, settings)
-        case {"shards": path}:
-            return shard_pairs(path, settings)
-        case {"images": path}:
-            return downloaded_pairs(path)
-    raise PipelineError(
-        "no pairs: give --images, the folder of download_images, or --csv, your own CSV, or --shards, a folder of tars"
-    )
-
-
 def _metrics(report: dict[str, object]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, value in report.items():
@@ -84,6 +62,7 @@ STEP = Step(
         "images": "optional: the folder of download_images; this, a CSV or shards",
         "csv": "optional: your own CSV of image paths and captions (else build_manifest.source_csv)",
         "shards": "optional: a folder of webdataset shards, *.tar (else build_manifest.source_shards)",
+        "scan": "optional: a folder of images and SCAN's split files (else build_manifest.source_scan)",
     },
     outputs={
         "pairs": "the manifest (parquet): id, picture, size, caption, split, and the truth of the injected noise",
@@ -91,7 +70,11 @@ STEP = Step(
         "report": "JSON: what was read, dropped and why, the splits, the noise",
     },
     run=run,
-    reads={"images": ("*/*.jpg", "*/*.png", "*/*.webp", "*/*.txt", "*.tar"), "shards": ("*.tar",)},
+    reads={
+        "images": ("*/*.jpg", "*/*.png", "*/*.webp", "*/*.txt", "*.tar"),
+        "shards": ("*.tar",),
+        "scan": ("annotations/scan_split/*.txt",),
+    },
 )
 
 if __name__ == "__main__":

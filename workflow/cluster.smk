@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib
+from pipeline_steps.core.cost import bank_memory_mib, counted, features_memory_mib, training_memory_mib
 from pipeline_steps.core.slurm import job_prefix, wait_for_left_jobs
 
 ASKED = ("slurm_partition", "slurm_account", "nodes", "gres", "gpu", "mem_mb", "constraint", "qos", "slurm_extra")
@@ -62,7 +62,7 @@ def training_memory(*sections):
     """`mem_mb` on a machine of a cluster, from the model, the batch and the loader; more with every attempt."""
 
     def needed(wildcards, threads, attempt):
-        config = method_config(wildcards.method)
+        config = config_of(wildcards)
         model = counted(config.model.architecture)
         return attempt * max(
             training_memory_mib(getattr(config, section).training, model, threads) for section in sections
@@ -76,6 +76,16 @@ def features_memory(checkpoints):
 
     def needed(wildcards, attempt):
         return attempt * features_memory_mib(CFG.extract_features, counted(CFG.model.architecture), checkpoints)
+
+    return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
+
+
+def bank_memory():
+    """The same for a memory bank: features, and the embeddings of all pairs."""
+
+    def needed(wildcards, input, attempt):
+        model = counted(config_of(wildcards).model.architecture)
+        return attempt * bank_memory_mib(CFG.extract_features, model, input.size_mb)
 
     return {"mem_mb": needed} if ON_CLUSTER and workflow.is_main_process else {}
 

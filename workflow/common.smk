@@ -1,19 +1,28 @@
 # The configuration, checked, and the path grammar: <results_dir>/<experiment>/<stage>[/<method>/seed<seed>]/...
+# A study runs several experiments, and there {experiment} is a wildcard.
 import functools
 import json
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.study import experiments_of
 
 CFG = load_config(config)
-ROOT = f"{CFG.results_dir}/{CFG.experiment}"
+EXPERIMENTS = experiments_of(config)
+STUDY = CFG.compare_experiments.over is not None
+SHARED_ROOT = f"{CFG.results_dir}/{CFG.experiment}"  # what the experiments of a study have in common
+ROOT = f"{CFG.results_dir}/{{experiment}}" if STUDY else SHARED_ROOT
 CELL = "{method}/seed{seed}"
 EVALUATIONS = ("eval_zeroshot", "eval_probe", "eval_retrieval")
 ROWS = (REFERENCE, *CFG.methods)
 # Where pairs come from, by the option of build_manifest, when they are not downloaded.
 OWN_PAIRS = {
     option: path
-    for option, path in (("csv", CFG.build_manifest.source_csv), ("shards", CFG.build_manifest.source_shards))
+    for option, path in (
+        ("csv", CFG.build_manifest.source_csv),
+        ("shards", CFG.build_manifest.source_shards),
+        ("scan", CFG.build_manifest.source_scan),
+    )
     if path
 }
 
@@ -39,9 +48,14 @@ shell.prefix(
 
 
 @functools.cache
-def method_config(method):
-    """The configuration as a method has it."""
-    return load_config(config, method)
+def method_config(method, experiment=None):
+    """The configuration as a method of an experiment has it; without an experiment, the study's own."""
+    return load_config(EXPERIMENTS.get(experiment, config), method)
+
+
+def config_of(wildcards):
+    """The configuration of a job."""
+    return method_config(wildcards.get("method"), wildcards.get("experiment"))
 
 
 def settings(*sections):
@@ -49,7 +63,7 @@ def settings(*sections):
 
     (As a function of the wildcards, so that Snakemake does not take braces in it for wildcards.)
     """
-    return lambda wildcards: settings_json(method_config(wildcards.get("method")), "experiment", *sections)
+    return lambda wildcards: settings_json(config_of(wildcards), "experiment", *sections)
 
 
 def part_settings(wildcards):
@@ -109,6 +123,11 @@ def stage_of(method):
     return "import_reference" if imported else METHODS[method].stage
 
 
+def named(stage):
+    """What a once-per-experiment job is called; in a study its plain name is a target over all experiments."""
+    return f"{stage}_job" if STUDY else stage
+
+
 def checkpoint_in(method, seed):
     """The checkpoint that is evaluated under a method's name."""
     return f"{ROOT}/{stage_of(method)}/{method}/seed{seed}/checkpoint"
@@ -116,11 +135,16 @@ def checkpoint_in(method, seed):
 
 def checkpoint_of(wildcards):
     """`checkpoint_in` for a rule with the wildcards of a cell."""
-    return checkpoint_in(wildcards.method, wildcards.seed)
+    return in_job(checkpoint_in(wildcards.method, wildcards.seed), wildcards)
+
+
+def in_job(paths, wildcards):
+    """Paths of the experiment that a job belongs to: what a function gives has no wildcards any more."""
+    return expand(paths, experiment=wildcards.get("experiment"), allow_missing=True)
 
 
 def first_with_prompt_of(method):
-    """The first method of this experiment whose phase 1 has the same settings: they share its checkpoint."""
+    """The first method whose phase 1 has the same settings: they share its checkpoint."""
     own = settings_json(method_config(method), "learn_prompt")
     same = [other for other in trained_by("unlearn") if settings_json(method_config(other), "learn_prompt") == own]
     return same[0] if same else method
@@ -128,12 +152,23 @@ def first_with_prompt_of(method):
 
 def learned_by(wildcards):
     """The phase-1 checkpoint that a method's phase 2 starts from."""
-    return f"{ROOT}/learn_prompt/{first_with_prompt_of(wildcards.method)}/seed{wildcards.seed}/checkpoint"
+    path = f"{ROOT}/learn_prompt/{first_with_prompt_of(wildcards.method)}/seed{wildcards.seed}/checkpoint"
+    return in_job(path, wildcards)
+
+
+def reference_features(wildcards):
+    """The features of the reference with the seed of a cell."""
+    return in_job(FEATURES.replace("{method}", REFERENCE).replace("{seed}", wildcards.seed), wildcards)
 
 
 def cells(stage, methods, name):
-    """`name` of every method and seed of a stage."""
-    return expand(f"{ROOT}/{stage}/{CELL}/{name}", method=methods, seed=CFG.seeds)
+    """`name` of every method and seed of a stage, in one experiment."""
+    return expand(f"{ROOT}/{stage}/{CELL}/{name}", method=methods, seed=CFG.seeds, allow_missing=True)
+
+
+def everywhere(paths):
+    """The same in every experiment of a study."""
+    return expand(paths, experiment=EXPERIMENTS, allow_missing=True)
 
 
 def trained_by(stage):
@@ -155,18 +190,33 @@ FEATURES = f"{ROOT}/extract_features/{CELL}/features.json"
 REFERENCE_CHECKPOINT = f"{ROOT}/{stage_of(REFERENCE)}/{REFERENCE}/seed{{seed}}/checkpoint"
 PROMPTED = list(dict.fromkeys(first_with_prompt_of(method) for method in trained_by("unlearn")))
 HISTORIES = [
-    *(path for stage in ("train_reference", "train_baseline", "unlearn")
+    *(path for stage in ("train_reference", "train_baseline", "train_npc", "unlearn")
       for path in cells(stage, trained_by(stage), "history.parquet")),
     *cells("learn_prompt", PROMPTED, "history.parquet"),
 ]
+PAIRS, MANIFEST_REPORT = f"{ROOT}/build_manifest/pairs.parquet", f"{ROOT}/build_manifest/report.json"
+OVERLAPS = f"{ROOT}/check_overlap/overlaps.parquet"
+LABELLED = prepared_set(CFG.inject_label_noise.dataset)
+LABELS = f"{ROOT}/inject_label_noise/labels.parquet"
+LABEL_TABLES = f"{ROOT}/label_tables"
+TABLES, FIGURES, FINDINGS = f"{ROOT}/tables", f"{ROOT}/figures", f"{ROOT}/findings.md"
 STAGE_CELLS = {
     "train_reference": cells("train_reference", trained_by("train_reference"), "checkpoint"),
     "import_reference": cells("import_reference", trained_by("import_reference"), "checkpoint"),
     "learn_prompt": cells("learn_prompt", PROMPTED, "checkpoint"),
     "unlearn": cells("unlearn", trained_by("unlearn"), "checkpoint"),
     "train_baseline": cells("train_baseline", trained_by("train_baseline"), "checkpoint"),
+    "build_memory_bank": cells("build_memory_bank", trained_by("train_npc"), "bank.parquet"),
+    "train_npc": cells("train_npc", trained_by("train_npc"), "checkpoint"),
     "prepare_dataset": PREPARED,
     "extract_features": cells("extract_features", ROWS, "features.json"),
     **{stage: cells(stage, ROWS, "scores.json") for stage in EVALUATIONS},
     "export_model": cells("export_model", ROWS, "model"),
+    "select_clean": cells("select_clean", CFG.classifiers, "selection.parquet"),
+    "train_classifier": cells("train_classifier", CFG.classifiers, "scores.json"),
+    # These run once per experiment: without a study their rules are targets by themselves.
+    **({"build_manifest": [PAIRS], "check_overlap": [OVERLAPS], "make_tables": [TABLES]} if STUDY else {}),
 }
+# What `snakemake` alone makes; a study also shows all of its experiments together.
+RESULTS = everywhere([TABLES, FIGURES, FINDINGS, *([LABEL_TABLES] if CFG.classifiers else [])])
+RESULTS += [f"{SHARED_ROOT}/tables", f"{SHARED_ROOT}/figures"] if STUDY else []

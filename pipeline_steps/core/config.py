@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.methods import CLASSIFIER, METHODS, REFERENCE
+from pipeline_steps.core.problems import problems_of
 from pipeline_steps.core.schema import Config, DatasetRow
 
 Section = TypeVar("Section")
@@ -40,7 +39,7 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
 
     Raises ConfigError for a file that is missing, is not YAML or is not a mapping.
     """
-    merged: dict[str, Any] = {}
+    layers = []
     for path in paths:
         try:
             loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -50,8 +49,8 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
             raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
         if not isinstance(loaded, dict):
             raise ConfigError([f"{path} holds a {type(loaded).__name__}; a mapping of sections is wanted"])
-        _merge(merged, loaded)
-    return merged
+        layers.append(loaded)
+    return merged(*layers)
 
 
 def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:
@@ -63,11 +62,7 @@ def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:
     preset = raw.get("preset")
     if preset not in columns:
         raise ConfigError([f"preset = {preset!r}: allowed is one of {', '.join(columns)} ({PRESETS.name})"])
-    resolved: dict[str, Any] = columns[preset]
-    _merge(resolved, raw)
-    if method is not None:
-        _merge(resolved, METHODS[method].settings)
-    return resolved
+    return merged(columns[preset], raw, {} if method is None else METHODS[method].settings)
 
 
 def load_config(raw: Raw, method: str | None = None) -> Config:
@@ -76,7 +71,7 @@ def load_config(raw: Raw, method: str | None = None) -> Config:
     Raises ConfigError with every error found, those across sections included.
     """
     resolved = resolve(raw, method)
-    problems = _problems(resolved, Config, "")
+    problems = problems_of(resolved, Config, "")
     problems += _cross_problems(_valid_sections(resolved))
     if problems:
         raise ConfigError(problems)
@@ -90,7 +85,7 @@ def load_section(raw: Raw, dotted: str, kind: type[Section]) -> Section:
         if not isinstance(value, Mapping) or part not in value:
             raise ConfigError([f"{dotted}: this section is missing; copy it from config/config.yaml"])
         value = value[part]
-    problems = _problems(value, kind, dotted)
+    problems = problems_of(value, kind, dotted)
     if problems:
         raise ConfigError(problems)
     return TypeAdapter(kind).validate_python(value)
@@ -117,88 +112,27 @@ def settings_json(config: Config, *dotted_sections: str) -> str:
     return json.dumps(chosen, sort_keys=True)
 
 
-def _merge(target: dict[str, Any], extra: Mapping[str, Any]) -> None:
-    for key, value in extra.items():
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value)
-        else:
-            target[key] = copy.deepcopy(value)
-
-
-def _problems(value: Any, kind: type[Any], prefix: str) -> list[str]:
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        details = error.errors(include_url=False)
-        places = [detail["loc"] for detail in details]
-        # A list whose members are wrong is also called too short; the members' own errors say it.
-        told = [
-            detail
-            for detail in details
-            if detail["type"] != "too_short"
-            or not any(place[: len(detail["loc"])] == detail["loc"] and place != detail["loc"] for place in places)
-        ]
-        return [_sentence(detail, kind, prefix) for detail in told]
-    return []
-
-
-def _sentence(detail: Any, kind: type[Any], prefix: str) -> str:
-    key = ".".join([prefix, *map(str, detail["loc"])] if prefix else map(str, detail["loc"])) or "the configuration"
-    if detail["type"] == "missing":
-        example = "a row of config/datasets.yaml" if kind is DatasetRow else "config/config.yaml"
-        return f"{key}: this key is missing; copy it from {example}"
-    if detail["type"] == "unexpected_keyword_argument":
-        allowed = sorted(_keys_beside(kind, detail["loc"]))
-        close = difflib.get_close_matches(str(detail["loc"][-1]), allowed, n=1)
-        hint = f"did you mean `{close[0]}`? " if close else ""
-        return f"{key} = {detail['input']!r}: unknown key; {hint}allowed here: {', '.join(allowed)}"
-    message = detail["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if detail["type"] == "value_error":
-        return f"{key}: {message}"
-    message = message.replace("String should match pattern", "text of the form")
-    return f"{key} = {detail['input']!r}: allowed is {message}"
-
-
-def _keys_beside(kind: Any, location: tuple[int | str, ...]) -> list[str]:
-    for part in location[:-1]:
-        if is_dataclass(kind):
-            kind = get_type_hints(kind, include_extras=True)[str(part)]
-        elif isinstance(part, str):
-            kind = next(iter(member for member in _members(kind) if _kind_of(member) == part), kind)
-    return [field.name for field in fields(kind)] if is_dataclass(kind) else []
-
-
-def _members(kind: Any) -> Iterator[Any]:
-    """The dataclasses in a type such as tuple[A | B, ...]."""
-    if is_dataclass(kind):
-        yield kind
-    for argument in get_args(kind):
-        yield from _members(argument)
-
-
-def _kind_of(kind: Any) -> str | None:
-    """What the field `kind` of a member of a discriminated union says."""
-    return next(iter(get_args(get_type_hints(kind).get("kind"))), None)
+def merged(*layers: Raw) -> dict[str, Any]:
+    """Configurations laid over each other, later over earlier, section by section."""
+    target: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            sections = isinstance(value, Mapping) and isinstance(target.get(key), dict)
+            target[key] = merged(target[key], value) if sections else copy.deepcopy(value)
+    return target
 
 
 def _valid_sections(raw: Raw) -> dict[str, Any]:
     valid = {}
     for name, kind in get_type_hints(Config, include_extras=True).items():
-        if name in raw and not _problems(raw[name], kind, name):
+        if name in raw and not problems_of(raw[name], kind, name):
             valid[name] = TypeAdapter(kind).validate_python(raw[name])
     return valid
 
 
 def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
-    problems = []
-    for key in ("seeds", "methods"):
-        repeated = [str(value) for value, count in Counter(sections.get(key, ())).items() if count > 1]
-        if repeated:
-            problems.append(f"{key}: {', '.join(repeated)} more than once; each may stand once")
-    for name in sections.get("methods", ()):
-        if name not in METHODS or name == REFERENCE:
-            allowed = ", ".join(method for method in METHODS if method != REFERENCE)
-            problems.append(f"methods: {name!r} is not a method; allowed: {allowed} (the reference is always there)")
+    problems = _name_problems(sections)
+    problems += _label_problems(sections)
     problems += _forget_set_problems(sections)
     learn, unlearn = sections.get("learn_prompt"), sections.get("unlearn")
     if learn and unlearn and unlearn.negative_text.source == "prompt" != learn.negative_text.source:
@@ -215,6 +149,7 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
             "download_images.url_list": download.url_list,
             "build_manifest.source_csv": manifest.source_csv,
             "build_manifest.source_shards": manifest.source_shards,
+            "build_manifest.source_scan": manifest.source_scan,
         }
         sources = [key for key, value in given.items() if value]
         if len(sources) > 1:
@@ -227,6 +162,37 @@ def _cross_problems(sections: Mapping[str, Any]) -> list[str]:
             f"{download.timeout_seconds}, so nothing would be slow; allowed: more than that"
         )
     return problems
+
+
+def _name_problems(sections: Mapping[str, Any]) -> list[str]:
+    """Lists of names that are not known, or stand in a list twice."""
+    problems = []
+    for key in ("seeds", "methods", "classifiers"):
+        repeated = [str(value) for value, count in Counter(sections.get(key, ())).items() if count > 1]
+        if repeated:
+            problems.append(f"{key}: {', '.join(repeated)} more than once; each may stand once")
+    for key, is_classifier in (("methods", False), ("classifiers", True)):
+        known = [
+            name for name, row in METHODS.items() if name != REFERENCE and (row.stage == CLASSIFIER) == is_classifier
+        ]
+        for name in sections.get(key, ()):
+            if name not in known:
+                also = "" if is_classifier else " (the reference is always there)"
+                problems.append(f"{key}: {name!r} is not a method; allowed: {', '.join(known)}{also}")
+    return problems
+
+
+def _label_problems(sections: Mapping[str, Any]) -> list[str]:
+    """Classifiers need a set of their own, among those that are evaluated."""
+    noise, prepare = sections.get("inject_label_noise"), sections.get("prepare_dataset")
+    if not noise or not prepare or not sections.get("classifiers"):
+        return []
+    if noise.dataset in prepare.datasets:
+        return []
+    return [
+        f"inject_label_noise.dataset = {noise.dataset!r}: classifiers need one of prepare_dataset.datasets; allowed: "
+        + ", ".join(prepare.datasets)
+    ]
 
 
 def _forget_set_problems(sections: Mapping[str, Any]) -> list[str]:
@@ -283,7 +249,7 @@ def _dataset_problems(sections: Mapping[str, Any]) -> list[str]:
                 allowed = ", ".join(rows)
                 problems.append(f"prepare_dataset.datasets: {name!r} is no row of {prepare.table}; allowed: {allowed}")
             else:
-                problems += _problems(rows[name], DatasetRow, f"{prepare.table}: {name}")
+                problems += problems_of(rows[name], DatasetRow, f"{prepare.table}: {name}")
     if prepare and tables:
         for average, names in tables.averages.items():
             if unknown := [name for name in names if name not in prepare.datasets]:

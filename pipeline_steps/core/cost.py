@@ -15,6 +15,7 @@ FLOAT = 4
 _PROCESS_MIB = 6_000  # Python, torch and the GPU's runtime
 _WORKER_MIB = 700
 _PREFETCHED = 2  # batches a worker of torch's DataLoader holds ready
+_MANIFEST_ROW_BYTES = 100  # of pairs.parquet at least
 _STATE_COPIES = 5  # weights, gradients and AdamW's two moments, and the copy of a state that is written
 
 
@@ -57,6 +58,13 @@ def training_operations(training: TrainingConfig, model: ModelCost, pairs: int, 
     return training.epochs * min(pairs, training.pairs or pairs) * per_pair
 
 
+def npc_operations(training: TrainingConfig, model: ModelCost, pairs: int) -> float:
+    """Operations of NPC: its pairs go forward once and back twice, their bank's go forward and back, and once more
+    forward through the siamese copy. A pass back counts as two forward.
+    """
+    return training_operations(training, model, pairs, 1) * (5 + 2 * 3 + 2) / 3
+
+
 def training_memory_mib(training: TrainingConfig, model: ModelCost, threads: int) -> int:
     """An upper guess of the memory, beside the GPUs', that a machine needs to train with so many threads.
 
@@ -72,6 +80,13 @@ def features_memory_mib(settings: ExtractFeaturesConfig, model: ModelCost, check
     """An upper guess of the memory, beside the GPU's, that a job needs to embed sets with so many checkpoints."""
     weights = model.parameters * FLOAT * checkpoints
     return _loading_mib(model, settings.batch_size, settings.workers, 1) + round(weights / 2**20)
+
+
+def bank_memory_mib(settings: ExtractFeaturesConfig, model: ModelCost, manifest_mib: float) -> int:
+    """An upper guess of the memory that a memory bank needs: features, and of every pair two embeddings, twice over."""
+    pairs = manifest_mib * 2**20 / _MANIFEST_ROW_BYTES
+    embeddings = 4 * pairs * model.embedding_width * FLOAT
+    return features_memory_mib(settings, model, 1) + round(embeddings / 2**20)
 
 
 def _loading_mib(model: ModelCost, batch_size: int, workers: int, processes: int) -> int:

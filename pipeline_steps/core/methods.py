@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 REFERENCE = "reference"
+CLASSIFIER = "train_classifier"  # the stage of what is no CLIP: listed under `classifiers`
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,16 @@ class MethodRow:
 def _ncu(title: str, both: Mapping[str, Any] | None = None, **unlearn: Any) -> MethodRow:
     """NCU with settings `both` in its two phases and `unlearn` in the second."""
     return MethodRow("unlearn", title, {"learn_prompt": dict(both or {}), "unlearn": {**(both or {}), **unlearn}})
+
+
+def _labels(title: str, labels: str) -> MethodRow:
+    """The classifier without a selection, and without the widening of one."""
+    return MethodRow(CLASSIFIER, title, {"train_classifier": {"labels": labels, "mixfix": False}})
+
+
+def _one_rule(title: str, rule: str, **settings: Any) -> MethodRow:
+    """The classifier on what one rule selects."""
+    return MethodRow(CLASSIFIER, title, {"select_clean": {"rules": [rule], "agree": 1, **settings}})
 
 
 METHODS: dict[str, MethodRow] = {
@@ -57,4 +68,15 @@ METHODS: dict[str, MethodRow] = {
         f"ncu_{thousands}k": _ncu(f"NCU, {thousands / 1000:g}M pairs", {"training": {"pairs": 1000 * thousands}})
         for thousands in (500, 1000, 1500, 2000, 2500)
     },
+    # Neighbouring systems.
+    "npc": MethodRow("train_npc", "NPC"),
+    "ncu_small_loss": _ncu("NCU, small-loss forget set", {"forget_set": {"selection": "small_loss"}}),
+    "ncu_consistency": _ncu("NCU, consistency forget set", {"forget_set": {"selection": "consistency"}}),
+    # Classifiers on noisy labels: what CLIPCleaner selects, other selections of the same size, and two bounds.
+    "clipcleaner": MethodRow(CLASSIFIER, "CLIPCleaner"),
+    "all_labels": _labels("All labels as given", "all"),
+    "true_labels": _labels("True labels alone (oracle)", "true"),
+    "zeroshot_loss_labels": _one_rule("Small-loss mixture on CLIP's zero-shot posterior", "zeroshot_loss"),
+    "zeroshot_consistency_labels": _one_rule("CLIP's zero-shot consistency", "zeroshot_consistency"),
+    "confidence_labels": _one_rule("NCU's in-batch confidence, half of the labels", "confidence", share=0.5),
 }

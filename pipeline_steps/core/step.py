@@ -24,7 +24,8 @@ from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprin
 Section = TypeVar("Section")
 SHARED = {
     "download_images": "data", "build_manifest": "data", "prepare_dataset": "data", "extract_features": "evaluation",
-    "check_overlap": "evaluation", "make_tables": "report",
+    "check_overlap": "evaluation", "make_tables": "report", "compare_experiments": "report",
+    "inject_label_noise": "data", "make_label_tables": "report",
 }  # fmt: skip
 _MOST_HASHED_MEMBERS = 100
 

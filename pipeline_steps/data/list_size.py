@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from pipeline_steps.core.schema import Config
+from pipeline_steps.data.scan_split import LISTS, line_count
 from pipeline_steps.data.tables import read_text_columns, text_batches
 
 
@@ -19,6 +20,8 @@ def known_pairs(config: Config) -> int | None:
     download, manifest = config.download_images, config.build_manifest
     if manifest.source_shards:
         return None
+    if manifest.source_scan:
+        return line_count(Path(manifest.source_scan) / LISTS / manifest.scan_captions)
     if manifest.source_csv:
         column = {"build_manifest.caption_column": manifest.caption_column}
         return _rows(Path(manifest.source_csv), column, None)

@@ -21,6 +21,17 @@ FROM placed AS receiver JOIN placed AS donor ON donor.place = (receiver.place + 
 """
 
 
+# Two orders of the same rows that know nothing of each other.
+_PERMUTED = """
+CREATE TABLE swaps AS
+WITH donors AS (
+    SELECT row, text, row_number() OVER (ORDER BY digest(concat('donor', chr(10), own))) AS place FROM chosen
+), receivers AS (SELECT row, text, row_number() OVER (ORDER BY own) AS place FROM chosen)
+SELECT receivers.row AS row, donors.row AS donor, receivers.text <> donors.text AS is_noisy
+FROM receivers JOIN donors ON donors.place = receivers.place
+"""
+
+
 def shuffle_captions(database: DuckDBPyConnection, noise: NoiseConfig) -> int:
     """Make the table `swaps`: row, the row `donor` whose caption it gets, and whether that is another text.
 
@@ -31,6 +42,9 @@ def shuffle_captions(database: DuckDBPyConnection, noise: NoiseConfig) -> int:
     """
     count = round(noise.fraction * scalar(database, "SELECT count(*) FROM kept WHERE is_training"))
     database.execute(_CHOSEN, {"seed": noise.seed, "count": count})
+    if noise.placing == "permutation":
+        database.execute(_PERMUTED)
+        return count
     database.execute(_PLACED)
     shift = scalar(database, "SELECT max(size) FROM (SELECT count(*) AS size FROM placed GROUP BY text)")
     database.execute(_SWAPS, {"shift": shift, "count": max(1, count)})

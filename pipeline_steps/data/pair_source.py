@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,10 +13,12 @@ import pyarrow as pa
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import BuildManifestConfig
 from pipeline_steps.data.containment import Containment
+from pipeline_steps.data.scan_split import IMAGES, scan_pairs_of
 from pipeline_steps.data.shards import SHARD_ENDING, finished_shards, picture_sizes, shard_tables
 from pipeline_steps.data.tables import text_batches
 
 FILE_COLUMNS = ("image_path", "caption")
+_BATCH_ROWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,43 @@ class ShardPairs:
 
 
 PairSource = FilePairs | ShardPairs
+
+
+def chosen_pairs(given: Mapping[str, Path], settings: BuildManifestConfig) -> PairSource:
+    """The one source of pairs: what was `given` (images, csv, shards or scan), or else what the settings name.
+
+    Raises PipelineError for none and for several.
+    """
+    configured = {"csv": settings.source_csv, "shards": settings.source_shards, "scan": settings.source_scan}
+    named = {**{name: Path(path) for name, path in configured.items() if path and name not in given}, **given}
+    if len(named) > 1:
+        raise PipelineError(
+            f"pairs come from one source, and here are {len(named)}: "
+            f"{', '.join(f'{name} {path}' for name, path in sorted(named.items()))} (--images, --csv, --shards, "
+            "--scan, build_manifest.source_csv, source_shards, source_scan); leave all but one out"
+        )
+    match dict(named):
+        case {"csv": path}:
+            return csv_pairs(path, settings)
+        case {"shards": path}:
+            return shard_pairs(path, settings)
+        case {"scan": path}:
+            return scan_pairs(path, settings)
+        case {"images": path}:
+            return downloaded_pairs(path)
+    raise PipelineError(
+        "no pairs: give --images, the folder of download_images, or --csv, your own CSV, or --shards, a folder of "
+        "tars, or --scan, a folder of SCAN's split files"
+    )
+
+
+def scan_pairs(folder: Path, settings: BuildManifestConfig) -> FilePairs:
+    """The training pairs of SCAN's split files, in their order.
+
+    Raises PipelineError for files that are missing or do not belong together.
+    """
+    rows = scan_pairs_of(folder, "train", settings.scan_pictures, settings.scan_captions)
+    return FilePairs(folder / IMAGES, _contained(folder / IMAGES, _batches(rows)))
 
 
 def downloaded_pairs(images: Path) -> PairSource:
@@ -102,6 +142,12 @@ def _shard_pairs(folder: Path, names: list[str], caption_field: str) -> ShardPai
             "--local-dir."
         )
     return ShardPairs(folder, tuple(shard for shard in shards if shard is not None), caption_field)
+
+
+def _batches(rows: Iterator[tuple[str, str]]) -> Iterator[pa.RecordBatch]:
+    while part := list(islice(rows, _BATCH_ROWS)):
+        columns = [pa.array(column, pa.string()) for column in zip(*part, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, FILE_COLUMNS)
 
 
 def _downloaded(images: Path) -> Iterator[pa.RecordBatch]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
@@ -22,15 +24,18 @@ from pipeline_steps.data.pictures import PictureReader
 class Batch:
     """N pairs: rows of the data set (N,), images (N, C, H, W), token ids of the captions (N, L), and those of the
     texts that become hardest negatives where the data set makes them.
+
+    `bank`: for each pair the clean pairs of the nearest image and of the nearest caption, N each, from BankedPairs.
     """
 
     rows: Tensor
     images: Tensor
     tokens: Tensor
     negative_tokens: Tensor | None = None
+    bank: tuple[Batch, Batch] | None = None
 
     def chunks(self, size: int | None) -> list[Batch]:
-        """The batch in its order in parts of at most `size` pairs; whole without a size."""
+        """The batch in its order in parts of at most `size` pairs, without their bank; whole without a size."""
         if size is None or size >= len(self.rows):
             return [self]
         return [self._slice(slice(start, start + size)) for start in range(0, len(self.rows), size)]
@@ -38,7 +43,8 @@ class Batch:
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory; the data loader calls this."""
         negative = None if self.negative_tokens is None else self.negative_tokens.pin_memory()
-        return Batch(self.rows, self.images.pin_memory(), self.tokens.pin_memory(), negative)
+        bank = None if self.bank is None else (self.bank[0].pin_memory(), self.bank[1].pin_memory())
+        return Batch(self.rows, self.images.pin_memory(), self.tokens.pin_memory(), negative, bank)
 
     def _slice(self, part: slice) -> Batch:
         negative = None if self.negative_tokens is None else self.negative_tokens[part]
@@ -87,6 +93,32 @@ class PairDataset(Dataset[tuple[Any, ...]]):
         return row, pixels, tokens, tokens if negative == caption else self._tokenizer([negative])[0]
 
 
+class BankedPairs(Dataset[tuple[Any, ...]]):
+    """The pairs of `pairs`, each with two of `bank`: those in the rows `neighbours` (P, 2) of it."""
+
+    def __init__(self, pairs: PairDataset, bank: PairDataset, neighbours: NDArray[np.int64]) -> None:
+        self._pairs, self._bank, self._neighbours = pairs, bank, neighbours
+
+    @property
+    def epoch(self) -> int:
+        """What the augmentation of the pairs is seeded by; the bank has none."""
+        return self._pairs.epoch
+
+    @epoch.setter
+    def epoch(self, value: int) -> None:
+        self._pairs.epoch = value
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, row: int) -> tuple[Any, ...]:
+        of_image, of_text = self._neighbours[row].tolist()
+        return self._pairs[row], self._bank[of_image], self._bank[of_text]
+
+
+Pairs = PairDataset | BankedPairs
+
+
 class EpochBatches(BatchSampler):
     """Row numbers of one process's share of every batch, shuffled by (seed, epoch).
 
@@ -118,14 +150,14 @@ class EpochBatches(BatchSampler):
             yield order[start + self._share.start : start + self._share.stop].tolist()
 
 
-def pair_loader(dataset: PairDataset, batches: EpochBatches, workers: int) -> DataLoader[Any]:
+def pair_loader(dataset: Pairs, batches: EpochBatches, workers: int) -> DataLoader[Any]:
     """The batches, each as a Batch, read by so many processes.
 
     SIGTERM, which Slurm sends to every process of a job, ends none of them: a last batch may still be wanted.
     """
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=collate,
-        worker_init_fn=ignore_sigterm,
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(),
+        collate_fn=collate_banked if isinstance(dataset, BankedPairs) else collate, worker_init_fn=ignore_sigterm,
     )  # fmt: skip
 
 
@@ -157,3 +189,9 @@ def collate(items: list[tuple[int, Tensor, Tensor, Tensor | None]]) -> Batch:
     rows, images, tokens, negatives = zip(*items, strict=True)
     made = None if negatives[0] is None else torch.stack(negatives)
     return Batch(torch.tensor(rows), torch.stack(images), torch.stack(tokens), made)
+
+
+def collate_banked(items: list[tuple[Any, ...]]) -> Batch:
+    """Rows of BankedPairs as one Batch with its bank."""
+    own, of_image, of_text = (collate(list(part)) for part in zip(*items, strict=True))
+    return replace(own, bank=(of_image, of_text))

@@ -118,7 +118,7 @@ def _pairs(facts: CardFacts) -> str:
 def _source(settings: Mapping[str, Any]) -> str:
     """The name of what the pairs came from; folders of the machine stay out of it."""
     manifest, download = settings.get("build_manifest", {}), settings.get("download_images", {})
-    own = manifest.get("source_csv") or manifest.get("source_shards")
+    own = next(filter(None, map(manifest.get, ("source_csv", "source_shards", "source_scan"))), None)
     if own:
         return f"`{PurePath(own).name}`"
     listed = download.get("url_list")

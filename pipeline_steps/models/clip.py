@@ -48,8 +48,11 @@ class ClipBundle:
     def train_transform(self, crop_scale_min: float) -> ImageTransform:
         """open_clip's training transform: a random crop of area share [crop_scale_min, 1], resized and normalised.
 
-        The crop is resized by the checkpoint's interpolation, where open_clip's own always is bicubic.
+        The crop is resized by the checkpoint's interpolation, where open_clip's own always is bicubic. With 1 nothing
+        is random: the evaluation transform.
         """
+        if crop_scale_min == 1:
+            return self.preprocess
         preprocess_cfg = open_clip.transform.PreprocessCfg(**self.model.visual.preprocess_cfg)
         augmentation = open_clip.AugmentationCfg(scale=(crop_scale_min, 1.0))
         transform = open_clip.transform.image_transform_v2(preprocess_cfg, is_train=True, aug_cfg=augmentation)

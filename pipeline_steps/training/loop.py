@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import Paused, sigterm_noted
 from pipeline_steps.core.schema import TrainingConfig
-from pipeline_steps.data.pairs import Batch, EpochBatches, PairDataset, mixed_seed, pair_loader
+from pipeline_steps.data.pairs import Batch, EpochBatches, Pairs, mixed_seed, pair_loader
 from pipeline_steps.models.freeze import set_training_mode
 from pipeline_steps.training.distributed import Processes
 from pipeline_steps.training.history import HistoryRow, columns_of, rows_of
@@ -37,7 +37,7 @@ class Phase:
     `best` keeps the best epoch where `settings.selection` asks for it.
     """
 
-    dataset: PairDataset
+    dataset: Pairs
     settings: TrainingConfig
     seed: int
     state_file: Path
@@ -139,7 +139,7 @@ def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBa
 
 def _update(learner: Learner, phase: Phase, batch: Batch, epoch: int, step: int) -> Update:
     try:
-        return train_step(learner, phase.settings, batch, mixed_seed(phase.seed, step))
+        return (learner.stepper or train_step)(learner, phase.settings, batch, mixed_seed(phase.seed, step))
     except NotFiniteError as error:
         kept = f"the last good state is {phase.state_file}" if phase.state_file.is_file() else "no state had been kept"
         raise PipelineError(
@@ -212,6 +212,8 @@ def _restore(learner: Learner, phase: Phase, state: dict[str, Any]) -> None:
     phase.monitor.load_state(state["monitor"])
     if phase.best is not None:
         phase.best.load_state(state["best"])
+    if learner.stepper is not None:
+        learner.stepper.load_state(state["stepper"])
     if isinstance(learner.prompt, nn.Parameter):
         with torch.no_grad():
             learner.prompt.copy_(state["prompt"])
@@ -225,6 +227,7 @@ def _keep(learner: Learner, phase: Phase, progress: _Progress) -> None:
             "scaler": learner.scaler.state_dict(),
             "monitor": phase.monitor.state(),
             "best": None if phase.best is None else phase.best.state(),
+            "stepper": None if learner.stepper is None else learner.stepper.state(),
             "prompt": None if learner.prompt is None else learner.prompt.detach().cpu(),
             "done": progress.done,
             "skipped": progress.skipped,

@@ -40,14 +40,15 @@ def build_optimizer(
 
 
 def split_for_decay(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], rule: Literal["matrices", "official_names"]
+    named_parameters: Iterable[tuple[str, nn.Parameter]], rule: Literal["matrices", "official_names", "all"]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The trainable parameters with weight decay, and those without, each in the order given.
 
     `matrices` decays tensors with two or more axes, so no bias, norm or logit scale. `official_names` decays all but
-    the names that contain bn, ln, bias or scale, which misses norm1 and norm2 of timm's towers.
+    the names that contain bn, ln, bias or scale, which misses norm1 and norm2 of timm's towers. `all` decays all, as
+    NPC's official code does.
     """
-    decays: Callable[[str, nn.Parameter], bool] = _is_matrix if rule == "matrices" else _has_no_official_mark
+    decays: Callable[[str, nn.Parameter], bool] = _RULES[rule]
     trainable = [(name, parameter) for name, parameter in named_parameters if parameter.requires_grad]
     decayed = [parameter for name, parameter in trainable if decays(name, parameter)]
     return decayed, [parameter for name, parameter in trainable if not decays(name, parameter)]
@@ -64,3 +65,8 @@ def _is_matrix(_: str, parameter: nn.Parameter) -> bool:
 
 def _has_no_official_mark(name: str, _: nn.Parameter) -> bool:
     return not any(mark in name for mark in _NO_DECAY_IN_NAME)
+
+
+_RULES: dict[str, Callable[[str, nn.Parameter], bool]] = {
+    "matrices": _is_matrix, "official_names": _has_no_official_mark, "all": lambda _, __: True,
+}  # fmt: skip

@@ -13,11 +13,17 @@ def learning_rate_factor(own_step: int, steps_per_epoch: int, settings: Training
     The phase is a schedule of its own, or stands `schedule_offset_epochs` into one of `schedule_total_epochs`; the
     warm-up is `warmup_fraction` of the whole schedule's steps. The official code has one schedule over both phases and
     counts its epochs from 1, so offsets 1 and 3 of 10: no warm-up, phase 2 from 0.80 of the peak, 0 an epoch early.
+
+    `schedule_unit: pairs` is what NPC's official code does: an epoch is as many steps as it has pairs, of which only
+    as many pass as it has batches, so that the rate all but stands still within an epoch. The warm-up stays one of
+    batches.
     """
     epochs = settings.schedule_total_epochs or settings.epochs
     warmup_steps = round(settings.warmup_fraction * epochs * steps_per_epoch)
-    step = own_step + settings.schedule_offset_epochs * steps_per_epoch
-    return cosine_factor(step, epochs * steps_per_epoch, warmup_steps)
+    unit = steps_per_epoch * (settings.batch_size if settings.schedule_unit == "pairs" else 1)
+    epoch, within = divmod(own_step, steps_per_epoch)
+    step = (epoch + settings.schedule_offset_epochs) * unit + within
+    return cosine_factor(step, epochs * unit, warmup_steps)
 
 
 def cosine_factor(step: int, total_steps: int, warmup_steps: int) -> float:

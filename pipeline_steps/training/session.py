@@ -18,9 +18,10 @@ from pipeline_steps.core.files import whole_file
 from pipeline_steps.core.process import local_world_size
 from pipeline_steps.core.schema import NegativeTextConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
+from pipeline_steps.data.bank import read_bank
 from pipeline_steps.data.manifest import TRAINING_COLUMNS, TRUTH_COLUMNS, image_root, training_rows, validation_rows
 from pipeline_steps.data.negative_text import NegativeText
-from pipeline_steps.data.pairs import PairDataset
+from pipeline_steps.data.pairs import BankedPairs, PairDataset, Pairs
 from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.models.clip import ClipBundle, save_clip
@@ -34,7 +35,7 @@ from pipeline_steps.training.monitor import ForgetSetMonitor
 from pipeline_steps.training.optimizer import build_optimizer
 from pipeline_steps.training.selection import BestEpoch
 from pipeline_steps.training.state import state_path
-from pipeline_steps.training.update import Learner
+from pipeline_steps.training.update import Learner, Stepper
 
 _HISTORY = pa.schema([("step", pa.int64()), ("epoch", pa.int64()), ("name", pa.string()), ("value", pa.float64())])
 
@@ -43,7 +44,8 @@ _HISTORY = pa.schema([("step", pa.int64()), ("epoch", pa.int64()), ("name", pa.s
 class PhasePlan:
     """One phase of a training: its settings and objective. `prompt` (m, width) trains when it is a Parameter.
 
-    `negative_text` says what becomes a hardest negative, where the objective needs them.
+    `negative_text` says what becomes a hardest negative, where the objective needs them. `stepper` makes the steps in
+    another way than `train_step`; `bank` is a memory bank, whose pairs come with every batch as they are evaluated.
     """
 
     name: str
@@ -53,6 +55,8 @@ class PhasePlan:
     prompt: torch.Tensor | None = None
     prompt_lr: float = 0.0
     prompt_weight_decay: float = 0.0
+    stepper: Stepper | None = None
+    bank: Path | None = None
 
 
 def train_checkpoint(
@@ -133,8 +137,13 @@ def _phase(context: StepContext, bundle: ClipBundle, plan: PhasePlan, rows: pa.T
     if training.selection == "validation":
         held_out = PairDataset(validation_rows(pairs, TRAINING_COLUMNS), pictures, bundle.preprocess, tokenizer, 0)
         best = BestEpoch(held_out, training)
+    own = PairDataset(rows, pictures, transform, tokenizer, context.seed, negative)
+    dataset: Pairs = own
+    if plan.bank is not None:
+        as_evaluated = PairDataset(rows, pictures, bundle.preprocess, tokenizer, context.seed)
+        dataset = BankedPairs(own, as_evaluated, read_bank(plan.bank, len(rows)))
     return Phase(
-        dataset=PairDataset(rows, pictures, transform, tokenizer, context.seed, negative),
+        dataset=dataset,
         settings=training,
         seed=context.seed,
         state_file=_state_file(context, plan),
@@ -173,7 +182,7 @@ def _learner(context: StepContext, bundle: ClipBundle, plan: PhasePlan, processe
     trainable = plan.prompt if isinstance(plan.prompt, nn.Parameter) else None
     optimizer = build_optimizer(bundle.model, plan.training, trainable, plan.prompt_lr, plan.prompt_weight_decay)
     scaler = GradScaler(device.type, enabled=plan.training.precision == "fp16")
-    return Learner(bundle.model, optimizer, plan.objective, processes, scaler, plan.prompt)
+    return Learner(bundle.model, optimizer, plan.objective, processes, scaler, plan.prompt, plan.stepper)
 
 
 def _state_file(context: StepContext, plan: PhasePlan) -> Path:

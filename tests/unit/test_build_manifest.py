@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from pipeline_steps.build_manifest import STEP
 from pipeline_steps.data.manifest import image_root
 from pipeline_steps.data.pictures import PictureReader
-from tests.unit.data.made_data import sample, section, write_picture, write_shard, write_tar
+from tests.unit.data.made_data import sample, section, write_picture, write_scan, write_shard, write_tar
 
 
 @pytest.fixture(autouse=True)
@@ -160,6 +160,23 @@ def test_a_refused_run_leaves_no_work_folder(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text("image_path,text_content\n")
     assert _build(tmp_path / "out", f"--csv={tmp_path}/own.csv") == 1
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.endswith(".work")]
+
+
+def test_scans_split_files_by_option_or_by_config(tmp_path: Path) -> None:
+    names = [f"COCO_2014_{number:012d}.jpg" for number in range(12)]
+    captions = [f"caption {number} of {name}" for name in names for number in range(5)]
+    write_scan(tmp_path / "coco", "train", [str(number) for number in range(12)], captions, names)
+    changes = {"validation_fraction": 0.3, "noise": {"fraction": 0.5, "placing": "permutation"}}
+    assert _build(tmp_path / "a", f"--scan={tmp_path}/coco", **changes) == 0
+    assert _build(tmp_path / "b", source_scan=f"{tmp_path}/coco", **changes) == 0
+    assert (tmp_path / "a" / "pairs.parquet").read_bytes() == (tmp_path / "b" / "pairs.parquet").read_bytes()
+    manifest = pq.read_table(tmp_path / "a" / "pairs.parquet").to_pylist()
+    assert len(manifest) == 60
+    for row in manifest:
+        own = row["caption"].endswith(Path(row["image_path"]).name)
+        assert own or row["is_noisy"]
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    assert 0 < report["noise"]["noisy_pairs"] <= report["noise"]["chosen_pairs"]
 
 
 def test_pairs_come_from_one_source(tmp_path: Path) -> None:

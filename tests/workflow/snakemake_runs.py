@@ -55,4 +55,4 @@ def planned_jobs(folder: Path, *arguments: str, configfiles: Sequence[str] = ("c
     return {rule: count for rule, count in jobs.items() if rule.endswith("_job") or rule in SINGLE}
 
 
-SINGLE = ("download_images", "build_manifest", "check_overlap", "make_tables")
+SINGLE = ("download_images", "build_manifest", "check_overlap", "make_tables", "compare_experiments")

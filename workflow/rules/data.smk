@@ -14,15 +14,15 @@ if not OWN_PAIRS:
         input:
             once_submitting(CFG.download_images.url_list or CFG.download_images.embedded_parquet),
         output:
-            images=directory(f"{ROOT}/{PART}/images"),
-            report=f"{ROOT}/{PART}/report.json",
+            images=directory(f"{SHARED_ROOT}/{PART}/images"),
+            report=f"{SHARED_ROOT}/{PART}/report.json",
         params:
             settings=part_settings,
             part="--part {scatteritem}" if SCATTERED else "",
         log:
-            f"{ROOT}/logs/{PART}.log",
+            f"{SHARED_ROOT}/logs/{PART}.log",
         benchmark:
-            f"{ROOT}/benchmarks/{PART}.tsv"
+            f"{SHARED_ROOT}/benchmarks/{PART}.tsv"
         threads: CFG.download_images.processes
         resources:
             **download_memory(),
@@ -39,17 +39,17 @@ if not OWN_PAIRS:
 
         rule download_images:
             input:
-                parts=gather.download_images(f"{ROOT}/{PART}/images"),
-                reports=gather.download_images(f"{ROOT}/{PART}/report.json"),
+                parts=gather.download_images(f"{SHARED_ROOT}/{PART}/images"),
+                reports=gather.download_images(f"{SHARED_ROOT}/{PART}/report.json"),
             output:
-                images=directory(f"{ROOT}/download_images/images"),
-                report=f"{ROOT}/download_images/report.json",
+                images=directory(f"{SHARED_ROOT}/download_images/images"),
+                report=f"{SHARED_ROOT}/download_images/report.json",
             params:
                 settings=settings("download_images"),
             log:
-                f"{ROOT}/logs/download_images.log",
+                f"{SHARED_ROOT}/logs/download_images.log",
             benchmark:
-                f"{ROOT}/benchmarks/download_images.tsv"
+                f"{SHARED_ROOT}/benchmarks/download_images.tsv"
             conda:
                 "../../envs/environment.yaml"
             message:
@@ -60,16 +60,18 @@ if not OWN_PAIRS:
                 "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
-rule build_manifest:
+rule:
+    name:
+        named("build_manifest")
     input:
         **{
             option: once_submitting(path)
             for option, path in (OWN_PAIRS or {"images": rules.download_images.output.images}).items()
         },
     output:
-        pairs=f"{ROOT}/build_manifest/pairs.parquet",
+        pairs=PAIRS,
         pairs_csv=f"{ROOT}/build_manifest/pairs.csv",
-        report=f"{ROOT}/build_manifest/report.json",
+        report=MANIFEST_REPORT,
     params:
         settings=settings("build_manifest"),
         source=f"--{next(iter(OWN_PAIRS), 'images')}",

@@ -12,9 +12,9 @@ rule prepare_dataset_job:
         row=dataset_row,
         files=lambda wildcards, input: "--files" if input.get("files") else "",
     log:
-        f"{ROOT}/logs/prepare_dataset/{{dataset}}.log",
+        f"{SHARED_ROOT}/logs/prepare_dataset/{{dataset}}.log",
     benchmark:
-        f"{ROOT}/benchmarks/prepare_dataset/{{dataset}}.tsv"
+        f"{SHARED_ROOT}/benchmarks/prepare_dataset/{{dataset}}.tsv"
     conda:
         "../../envs/environment.yaml"
     message:
@@ -34,10 +34,10 @@ for number, batch in enumerate(BATCHES):
             f"extract_features_{number}_job"
         input:
             checkpoints=[checkpoint_in(**cell) for cell in batch],
-            pairs=rules.build_manifest.output.pairs,
+            pairs=PAIRS,
             prepared=PREPARED,
         output:
-            features=[FEATURES.format(**cell) for cell in batch],
+            features=[expand(FEATURES, **cell, allow_missing=True) for cell in batch],
         params:
             settings=settings("extract_features", "results_dir"),
         log:
@@ -130,12 +130,14 @@ rule eval_retrieval_job:
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
 
 
-rule check_overlap:
+rule:
+    name:
+        named("check_overlap")
     input:
-        pairs=rules.build_manifest.output.pairs,
+        pairs=PAIRS,
         prepared=PREPARED,
     output:
-        overlaps=f"{ROOT}/check_overlap/overlaps.parquet",
+        overlaps=OVERLAPS,
         report=f"{ROOT}/check_overlap/report.json",
     params:
         settings=settings("check_overlap"),

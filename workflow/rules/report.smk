@@ -1,20 +1,22 @@
 # Tables, figures and the two sentences that say what came out.
 
 
-rule make_tables:
+rule:
+    name:
+        named("make_tables")
     input:
         scores=[path for stage in EVALUATIONS for path in STAGE_CELLS[stage]],
         features=STAGE_CELLS["extract_features"],
         histories=HISTORIES,
-        manifest=rules.build_manifest.output.report,
-        overlaps=rules.check_overlap.output.overlaps,
+        manifest=MANIFEST_REPORT,
+        overlaps=OVERLAPS,
         paper="resources/paper/tables.yaml",
     output:
-        tables=report(directory(f"{ROOT}/tables"), patterns=["{table}.csv"], category="Tables",
+        tables=report(directory(TABLES), patterns=["{table}.csv"], category="Tables",
                       caption="../report/tables.rst"),
-        figures=report(directory(f"{ROOT}/figures"), patterns=["{figure}.png"], category="Figures",
+        figures=report(directory(FIGURES), patterns=["{figure}.png"], category="Figures",
                        caption="../report/figures.rst"),
-        findings=f"{ROOT}/findings.md",
+        findings=FINDINGS,
     params:
         settings=settings("make_tables", "methods", "seeds", "unlearn", "import_reference"),
         results=subpath(output.tables, parent=True),
@@ -36,7 +38,7 @@ rule make_tables:
 rule export_model_job:
     input:
         checkpoint=checkpoint_of,
-        report=rules.build_manifest.output.report,
+        report=MANIFEST_REPORT,
         zeroshot=rules.eval_zeroshot_job.output.scores,
         probe=rules.eval_probe_job.output.scores,
         retrieval=rules.eval_retrieval_job.output.scores,
@@ -60,3 +62,30 @@ rule export_model_job:
         "--zeroshot {input.zeroshot:q} --probe {input.probe:q} --retrieval {input.retrieval:q} "
         "--model {output.model:q} --method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+if STUDY:
+
+    rule compare_experiments:
+        input:
+            made=everywhere([TABLES]),
+            published=CFG.compare_experiments.published or [],
+        output:
+            tables=report(directory(f"{SHARED_ROOT}/tables"), patterns=["{table}.csv"], category="Study",
+                          caption="../report/tables.rst"),
+            figures=report(directory(f"{SHARED_ROOT}/figures"), patterns=["{figure}.png"], category="Study",
+                           caption="../report/figures.rst"),
+        params:
+            settings=settings("compare_experiments", "build_manifest", "train_reference"),
+        log:
+            f"{SHARED_ROOT}/logs/compare_experiments.log",
+        benchmark:
+            f"{SHARED_ROOT}/benchmarks/compare_experiments.tsv"
+        conda:
+            "../../envs/environment.yaml"
+        message:
+            "Comparing the experiments of the study"
+        shell:
+            "python -m pipeline_steps.compare_experiments --made {input.made:q} --tables {output.tables:q} "
+            "--figures {output.figures:q} "
+            "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

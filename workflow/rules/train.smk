@@ -1,9 +1,9 @@
-# Checkpoints: the reference, NCU's two phases, and the baselines at equal compute.
+# Checkpoints: the reference, NCU's two phases, the baselines at equal compute, and NPC with its memory bank.
 
 
 rule train_reference_job:
     input:
-        pairs=rules.build_manifest.output.pairs,
+        pairs=PAIRS,
     output:
         checkpoint=directory(f"{ROOT}/train_reference/{CELL}/checkpoint"),
         history=f"{ROOT}/train_reference/{CELL}/history.parquet",
@@ -57,7 +57,7 @@ if CFG.import_reference.weights:
 
 rule learn_prompt_job:
     input:
-        pairs=rules.build_manifest.output.pairs,
+        pairs=PAIRS,
         reference=REFERENCE_CHECKPOINT,
     output:
         checkpoint=directory(f"{ROOT}/learn_prompt/{CELL}/checkpoint"),
@@ -89,7 +89,7 @@ rule learn_prompt_job:
 
 rule unlearn_job:
     input:
-        pairs=rules.build_manifest.output.pairs,
+        pairs=PAIRS,
         learned=learned_by,
     output:
         checkpoint=directory(f"{ROOT}/unlearn/{CELL}/checkpoint"),
@@ -121,7 +121,7 @@ rule unlearn_job:
 
 rule train_baseline_job:
     input:
-        pairs=rules.build_manifest.output.pairs,
+        pairs=PAIRS,
         reference=REFERENCE_CHECKPOINT,
     output:
         checkpoint=directory(f"{ROOT}/train_baseline/{CELL}/checkpoint"),
@@ -146,6 +146,67 @@ rule train_baseline_job:
     shell:
         "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.train_baseline "
         "--pairs {input.pairs:q} --reference {input.reference:q} "
+        "--checkpoint {output.checkpoint:q} --history {output.history:q} "
+        "--method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+rule build_memory_bank_job:
+    input:
+        pairs=PAIRS,
+        reference=REFERENCE_CHECKPOINT,
+    output:
+        bank=f"{ROOT}/build_memory_bank/{CELL}/bank.parquet",
+        report=f"{ROOT}/build_memory_bank/{CELL}/report.json",
+    params:
+        settings=settings("build_memory_bank", "extract_features", "results_dir"),
+    log:
+        f"{ROOT}/logs/build_memory_bank/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/build_memory_bank/{CELL}.tsv"
+    threads: max(8, 1 + CFG.extract_features.workers)
+    resources:
+        gpu=1,
+        tasks_per_gpu=0,
+        **bank_memory(),
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "{wildcards.method}: building the memory bank (seed {wildcards.seed})"
+    shell:
+        "python -m pipeline_steps.build_memory_bank --pairs {input.pairs:q} --reference {input.reference:q} "
+        "--bank {output.bank:q} --report {output.report:q} --method {wildcards.method} --seed {wildcards.seed} "
+        "--threads {threads} --log-file {log:q} --settings {params.settings:q}"
+
+
+rule train_npc_job:
+    input:
+        pairs=PAIRS,
+        reference=REFERENCE_CHECKPOINT,
+        bank=rules.build_memory_bank_job.output.bank,
+    output:
+        checkpoint=directory(f"{ROOT}/train_npc/{CELL}/checkpoint"),
+        history=f"{ROOT}/train_npc/{CELL}/history.parquet",
+    params:
+        settings=settings("model", "train_npc"),
+        architecture=architecture,
+    log:
+        f"{ROOT}/logs/train_npc/{CELL}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/train_npc/{CELL}.tsv"
+    resources:
+        nodes=1,
+        processes=1,
+        gpu=1,
+        tasks_per_gpu=0,
+        **training_memory("train_npc"),
+    conda:
+        "../../envs/environment.yaml"
+    message:
+        "Training {wildcards.method} from its memory bank (seed {wildcards.seed})"
+    shell:
+        "launch {resources.nodes} {resources.processes} {threads} pipeline_steps.train_npc "
+        "--pairs {input.pairs:q} --reference {input.reference:q} --bank {input.bank:q} "
         "--checkpoint {output.checkpoint:q} --history {output.history:q} "
         "--method {wildcards.method} --seed {wildcards.seed} "
         "--threads {threads} --log-file {log:q} --settings {params.settings:q}"

@@ -24,9 +24,11 @@ from pipeline_steps.core.schema.evaluation import (
     PrepareDatasetConfig,
     StrengthsConfig,
 )
+from pipeline_steps.core.schema.labels import InjectLabelNoiseConfig, SelectCleanConfig, TrainClassifierConfig
 from pipeline_steps.core.schema.method import (
     ForgetSetConfig,
     LearnPromptConfig,
+    MixtureConfig,
     NegativeTextConfig,
     SeparationConfig,
     SoftclipConfig,
@@ -34,6 +36,8 @@ from pipeline_steps.core.schema.method import (
     TransportConfig,
     UnlearnConfig,
 )
+from pipeline_steps.core.schema.npc import BuildMemoryBankConfig, TrainNpcConfig
+from pipeline_steps.core.schema.study import CompareExperimentsConfig
 from pipeline_steps.core.schema.training import (
     FreezeConfig,
     ImportReferenceConfig,
@@ -45,7 +49,9 @@ from pipeline_steps.core.schema.values import STRICT, Name, Positive, Seed
 
 __all__ = [
     "BuildManifestConfig",
+    "BuildMemoryBankConfig",
     "CheckOverlapConfig",
+    "CompareExperimentsConfig",
     "Config",
     "DatasetRow",
     "DownloadImagesConfig",
@@ -56,19 +62,24 @@ __all__ = [
     "ForgetSetConfig",
     "FreezeConfig",
     "ImportReferenceConfig",
+    "InjectLabelNoiseConfig",
     "LearnPromptConfig",
     "MakeTablesConfig",
+    "MixtureConfig",
     "ModelConfig",
     "NegativeTextConfig",
     "NoiseConfig",
     "PaperConfig",
     "PrepareDatasetConfig",
+    "SelectCleanConfig",
     "SeparationConfig",
     "ShowBillConfig",
     "SoftclipConfig",
     "StrengthsConfig",
     "TrackingConfig",
     "TrainBaselineConfig",
+    "TrainClassifierConfig",
+    "TrainNpcConfig",
     "TrainReferenceConfig",
     "TrainingConfig",
     "TransportConfig",
@@ -101,6 +112,7 @@ class Config:
     results_dir: Annotated[str, Field(min_length=1)]
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     methods: tuple[Name, ...]
+    classifiers: tuple[Name, ...]
     tracking: TrackingConfig
     download_images: DownloadImagesConfig
     build_manifest: BuildManifestConfig
@@ -110,11 +122,17 @@ class Config:
     learn_prompt: LearnPromptConfig
     unlearn: UnlearnConfig
     train_baseline: TrainBaselineConfig
+    build_memory_bank: BuildMemoryBankConfig
+    train_npc: TrainNpcConfig
     prepare_dataset: PrepareDatasetConfig
     extract_features: ExtractFeaturesConfig
     eval_zeroshot: EvalZeroshotConfig
     eval_probe: EvalProbeConfig
     eval_retrieval: EvalRetrievalConfig
     check_overlap: CheckOverlapConfig
+    inject_label_noise: InjectLabelNoiseConfig
+    select_clean: SelectCleanConfig
+    train_classifier: TrainClassifierConfig
     make_tables: MakeTablesConfig
+    compare_experiments: CompareExperimentsConfig
     show_bill: ShowBillConfig

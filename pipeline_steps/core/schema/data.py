@@ -47,21 +47,29 @@ class DownloadImagesConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class NoiseConfig:
-    """Noisy correspondence on purpose: a seeded share of the training captions shuffled among its pairs."""
+    """Noisy correspondence on purpose: a seeded share of the training captions shuffled among its pairs.
+
+    `placing: other_text` gives every pair of them another text; `permutation` may give some their own, as NPC does.
+    """
 
     fraction: Fraction
     seed: Natural
+    placing: Literal["other_text", "permutation"]
 
 
 @dataclass(frozen=True, config=STRICT)
 class BuildManifestConfig:
     """Which pairs are kept, how they are split, and the injected noise.
 
-    Pairs come from the download, from `source_csv`, or from `source_shards`: a folder of published webdataset shards.
+    Pairs come from the download, from `source_csv`, from `source_shards`, a folder of published webdataset shards, or
+    from `source_scan`, a folder of SCAN's split files, with the captions in `scan_captions`.
     """
 
     source_csv: str | None
     source_shards: str | None
+    source_scan: str | None
+    scan_pictures: Literal["mscoco", "flickr30k", "cc120k"]
+    scan_captions: str
     image_root: str | None
     image_column: str
     caption_column: str

@@ -111,8 +111,26 @@ class CaptionsCsvSource:
     caption_column: Words = "caption"
 
 
+@dataclass(frozen=True, config=STRICT)
+class ScanSource:
+    """SCAN's split files as NPC lays them out: `folder` with images/ and annotations/scan_split/; `pictures` says how
+    an id becomes a file's name.
+    """
+
+    kind: Literal["scan"]
+    folder: Words
+    pictures: Literal["mscoco", "flickr30k", "cc120k"]
+    splits: Splits
+
+
 Source = Annotated[
-    ClipBenchmarkSource | WebdatasetSource | ParquetSource | NcuSource | KarpathySource | CaptionsCsvSource,
+    ClipBenchmarkSource
+    | WebdatasetSource
+    | ParquetSource
+    | NcuSource
+    | KarpathySource
+    | CaptionsCsvSource
+    | ScanSource,
     Field(discriminator="kind"),
 ]
 

@@ -12,13 +12,30 @@ from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, Non
 
 
 @dataclass(frozen=True, config=STRICT)
+class MixtureConfig:
+    """A Gaussian mixture of two components by expectation maximisation, as scikit-learn has it.
+
+    `tolerance` is of the mean log-likelihood, `covariance_floor` is added to each variance.
+    """
+
+    max_iterations: Count
+    tolerance: Positive
+    covariance_floor: Positive
+
+
+@dataclass(frozen=True, config=STRICT)
 class ForgetSetConfig:
-    """Eq. 2 and the share P of each batch that is taken for false positives."""
+    """Eq. 2 and the share P of each batch that is taken for false positives.
+
+    `selection` says by which score: the confidence of Eq. 2; at random; or, as the neighbouring systems do, by the
+    probability of a low loss in a `mixture` (NPC), or by the consistency of a caption with the best one (CLIPCleaner).
+    """
 
     fraction: OpenFraction
     direction: Literal["symmetric", "i2t"]
     softmax: Literal["stable", "official"]
-    selection: Literal["confidence", "random"]
+    selection: Literal["confidence", "random", "small_loss", "consistency"]
+    mixture: MixtureConfig
 
 
 @dataclass(frozen=True, config=STRICT)

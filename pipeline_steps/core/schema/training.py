@@ -47,7 +47,8 @@ class TrainingConfig:
     `pairs` trains on the first so many training pairs of the manifest, whose order is random and fixed, so that
     subsets nest. `chunk_size` bounds the pairs per process that are in a tower at once; it changes memory and time,
     not the result (but for random layers, which draw other numbers). `schedule_offset_epochs` and
-    `schedule_total_epochs` place this phase inside a longer schedule.
+    `schedule_total_epochs` place this phase inside a longer schedule. `schedule_unit: pairs` counts NPC's way.
+    `weight_storage: fp16` rounds the weights of a half-precision CLIP to that after every step.
     """
 
     epochs: Natural
@@ -56,16 +57,18 @@ class TrainingConfig:
     chunk_size: Count | None
     lr: NonNegative
     weight_decay: NonNegative
-    weight_decay_on: Literal["matrices", "official_names"]
+    weight_decay_on: Literal["matrices", "official_names", "all"]
     beta1: OpenFraction
     beta2: OpenFraction
     adam_epsilon: Positive
     warmup_fraction: Fraction
     schedule_offset_epochs: Natural
     schedule_total_epochs: Count | None
+    schedule_unit: Literal["batches", "pairs"]
     grad_clip_norm: Positive | None
     max_logit_scale: Positive | None
     precision: Literal["fp32", "bf16", "fp16"]
+    weight_storage: Literal["fp32", "fp16"]
     on_nonfinite: Literal["stop", "skip"]
     gather: Literal["exact", "official"]
     shuffle: Literal["every_epoch", "once"]

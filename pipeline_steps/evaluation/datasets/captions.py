@@ -40,7 +40,7 @@ def _sentences(found: Sequence[Any], images: Path, parts: Sequence[str], path: P
     captions = [tuple(sentence["raw"] for sentence in image["sentences"]) for image in chosen]
     if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise PipelineError(f"{path} has {len(twice)} pictures twice, such as {twice[0]}; keep one entry of each")
-    return _entries(dict(zip(files, captions, strict=True)), images, path)
+    return caption_entries(dict(zip(files, captions, strict=True)), images, path)
 
 
 def read_captions_csv(source: CaptionsCsvSource, root: Path) -> SourceSet:
@@ -58,11 +58,14 @@ def read_captions_csv(source: CaptionsCsvSource, root: Path) -> SourceSet:
         for batch in text_batches(path, {"image_column": source.image_column, "caption_column": source.caption_column}):
             for image, caption in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 captions.setdefault(image, []).append(caption)
-        splits[name] = SourceSplit(own, images, _entries(captions, images, path))
+        splits[name] = SourceSplit(own, images, caption_entries(captions, images, path))
     return SourceSet(f"captions_csv: {placed(source.path, root)}", splits, missing=missing)
 
 
-def _entries(captions: Mapping[str, Sequence[str]], images: Path, listed_in: Path) -> list[Entry]:
+def caption_entries(captions: Mapping[str, Sequence[str]], images: Path, listed_in: Path) -> list[Entry]:
+    """A picture for each file below `images`, with its captions. Raises PipelineError, naming the list, for pictures
+    that are named twice, lie outside or have no caption.
+    """
     for image, texts in captions.items():
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise PipelineError(f"{listed_in}: {image!r} has no caption, or an empty one")

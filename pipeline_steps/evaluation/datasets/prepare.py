@@ -17,6 +17,7 @@ from pipeline_steps.core.schema.datasets import (
     KarpathySource,
     NcuSource,
     ParquetSource,
+    ScanSource,
     WebdatasetSource,
 )
 from pipeline_steps.evaluation.datasets.builder import read_clip_benchmark
@@ -25,6 +26,7 @@ from pipeline_steps.evaluation.datasets.names import chosen_names
 from pipeline_steps.evaluation.datasets.ncu import read_ncu
 from pipeline_steps.evaluation.datasets.parquet import read_parquet
 from pipeline_steps.evaluation.datasets.prepared import FACTS
+from pipeline_steps.evaluation.datasets.scan import read_scan
 from pipeline_steps.evaluation.datasets.source import AbsentError, SourceSet
 from pipeline_steps.evaluation.datasets.webdataset import read_webdataset
 from pipeline_steps.evaluation.datasets.writer import SplitWriter
@@ -36,6 +38,7 @@ _READERS: dict[type[Any], Callable[[Any, Path], SourceSet]] = {
     KarpathySource: read_karpathy,
     NcuSource: read_ncu,
     ParquetSource: read_parquet,
+    ScanSource: read_scan,
     WebdatasetSource: read_webdataset,
 }
 

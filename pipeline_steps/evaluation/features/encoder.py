@@ -48,6 +48,11 @@ class Encoder:
             except PipelineError as error:
                 raise PipelineError(f"extract_features.taps asks for penultimate of {folder}, and {error}") from error
 
+    @property
+    def logit_scale(self) -> float:
+        """s = 1/tau of the checkpoint."""
+        return float(self._model.logit_scale.detach().exp())
+
     @torch.inference_mode()
     def images(self, pixels_NCHW: Tensor, taps: Sequence[Tap]) -> dict[Tap, Rows]:
         """For each tap (N, d), as the tower gives it; `pixels_NCHW` are preprocessed and on the encoder's device."""

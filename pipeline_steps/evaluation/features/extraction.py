@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -26,7 +27,7 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import sha256_of
 from pipeline_steps.core.schema import ExtractFeaturesConfig
 from pipeline_steps.core.schema.evaluation import Tap
-from pipeline_steps.data.manifest import TRAINING_COLUMNS, image_root, validation_rows
+from pipeline_steps.data.manifest import image_root, validation_rows
 from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit
 from pipeline_steps.evaluation.features.cache import Entry, FeatureCache, GrowingFile, key_of
@@ -35,6 +36,7 @@ from pipeline_steps.evaluation.features.index import Index, SetFacts, SplitFacts
 from pipeline_steps.evaluation.features.preprocessing import Preprocessing
 from pipeline_steps.evaluation.scores import EVALUATOR_VERSION
 
+PICTURE_COLUMNS = ("image_path", "image_offset", "image_bytes", "sha256")
 KEY_OF_TAP: dict[Tap, str] = {"projected": "image", "penultimate": "penultimate"}
 
 
@@ -102,12 +104,19 @@ class Extraction:
 
     def add_pairs(self, pairs: Path) -> None:
         """Pictures and captions of the manifest's held-out split, matched row by row."""
-        table, reader = validation_rows(pairs, (*TRAINING_COLUMNS, "sha256")), PictureReader(image_root(pairs))
-        places = [table[name] for name in ("image_path", "image_offset", "image_bytes", "sha256")]
+        table = validation_rows(pairs, PICTURE_COLUMNS + ("caption",))
+        self.add_manifest_pictures("validation", pairs, table)
+        self.add_texts("validation/text", table["caption"].to_pylist())
+
+    def add_manifest_pictures(self, prefix: str, pairs: Path, table: pa.Table) -> None:
+        """`<prefix>/image` of rows with PICTURE_COLUMNS of the manifest `pairs`."""
+        at = ManifestPictures(PictureReader(image_root(pairs)), [table[name] for name in PICTURE_COLUMNS])
         content = _content(table["sha256"].to_pylist())
-        at = ManifestPictures(reader, places)
-        self.add_pictures("validation", Pictures("validation pairs", table.num_rows, at, content), ["projected"])
-        self._add_texts("validation/text", table["caption"].to_pylist(), Encoder.texts)
+        self.add_pictures(prefix, Pictures(f"{prefix} pairs", table.num_rows, at, content), ["projected"])
+
+    def add_texts(self, name: str, texts: Sequence[str]) -> None:
+        """The embeddings of texts, as `name`."""
+        self._add_texts(name, texts, Encoder.texts)
 
     def add_pictures(self, prefix: str, pictures: Pictures, taps: Sequence[Tap]) -> None:
         """`<prefix>/image`, `<prefix>/penultimate` of every checkpoint, all from one reading of the pictures."""

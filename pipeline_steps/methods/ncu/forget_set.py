@@ -8,8 +8,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline_steps.core.schema import ForgetSetConfig
+from pipeline_steps.core.schema import ForgetSetConfig, MixtureConfig
 from pipeline_steps.methods.base import Embeddings
+from pipeline_steps.methods.contrastive import contrastive_loss_N
+from pipeline_steps.methods.npc.mixture import clean_probability
+
+_TIE = 1e-4  # weight of the loss itself beside the mixture's probability
 
 
 class ForgetSet(NamedTuple):
@@ -23,13 +27,44 @@ class ForgetSet(NamedTuple):
 def pick_forget_set(sim_NN: Tensor, embeddings: Embeddings, settings: ForgetSetConfig) -> ForgetSet:
     """The forget set of one batch with cosines `sim_NN` (images by captions), as every objective that has one picks it.
 
-    `selection: random` is a control: as many pairs, drawn by `embeddings.step_seed` alone. Carries no gradient.
+    `selection: random` is a control: as many pairs, drawn by `embeddings.step_seed` alone. All others take the pairs
+    of lowest score, which stands for the confidence. Carries no gradient.
     """
-    scale = embeddings.logit_scale
-    confidence_N = clean_confidence(sim_NN, scale, settings.direction, settings.softmax)
+    scale, seed = embeddings.logit_scale, embeddings.step_seed
+    if settings.selection == "small_loss":
+        score_N = small_loss_score(contrastive_loss_N(sim_NN, scale), settings.mixture, seed)
+    elif settings.selection == "consistency":
+        score_N = pair_consistency(sim_NN, scale, settings.direction)
+    else:
+        score_N = clean_confidence(sim_NN, scale, settings.direction, settings.softmax)
     if settings.selection == "random":
-        return ForgetSet(random_mask(len(sim_NN), settings.fraction, embeddings.step_seed, sim_NN.device), confidence_N)
-    return ForgetSet(forget_mask(confidence_N, settings.fraction), confidence_N)
+        return ForgetSet(random_mask(len(sim_NN), settings.fraction, seed, sim_NN.device), score_N)
+    return ForgetSet(forget_mask(score_N, settings.fraction), score_N)
+
+
+def small_loss_score(loss_N: Tensor, settings: MixtureConfig, seed: int) -> Tensor:
+    """The probability of the component of lower mean in a mixture of two over the losses (N,), as NPC divides pairs.
+
+    Equal probabilities are told apart by the loss, by no more than float32 can hold. Losses that are all the same, or
+    not finite, have no mixture: each is then 1 / (1 + loss).
+    """
+    losses = loss_N.detach().double().cpu()
+    by_loss_N = 1 / (1 + losses)
+    if not bool((losses != losses[0]).any()) or not bool(torch.isfinite(losses).all()):
+        return by_loss_N.to(loss_N.device, torch.float32)
+    probability_N = torch.from_numpy(clean_probability(losses.numpy(), settings, seed % 2**32))
+    return (probability_N * (1 - _TIE) + by_loss_N * _TIE).to(loss_N.device, torch.float32)
+
+
+def pair_consistency(sim_NN: Tensor, logit_scale: Tensor, direction: Literal["symmetric", "i2t"]) -> Tensor:
+    """p(own caption) / max p(caption) of each image, (N,) in (0, 1], as CLIPCleaner compares a label with the best.
+
+    `symmetric` is the mean of that and of the same for each caption over the images.
+    """
+    logits_NN = logit_scale * sim_NN.float()
+    own_N = logits_NN.diagonal()
+    to_text_N = (own_N - logits_NN.amax(dim=1)).exp()
+    return to_text_N if direction == "i2t" else (to_text_N + (own_N - logits_NN.amax(dim=0)).exp()) / 2
 
 
 def clean_confidence(

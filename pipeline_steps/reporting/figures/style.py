@@ -16,7 +16,7 @@ PNG_DPI = 150
 # Okabe and Ito's palette; the reference is grey, the other methods keep their place in the table of methods.
 _PALETTE = ("#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 _REFERENCE_COLOUR = "#7F7F7F"
-_HATCHES = ("", "////", "....", "xxxx")
+_HATCHES = ("", "////", "....", "xxxx", "----")
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline_steps.core.config import load_config, read_yaml
-from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.methods import CLASSIFIER, METHODS, REFERENCE
 from pipeline_steps.methods import baseline_objective
 from tests.unit.paths import CONFIG, REPOSITORY
 
@@ -34,7 +34,20 @@ DIFFERENCES: dict[str, dict[str, Any]] = {
     "ncu_1500k": {f"{phase}.training.pairs": 1_500_000 for phase in BOTH_PHASES},
     "ncu_2000k": {f"{phase}.training.pairs": 2_000_000 for phase in BOTH_PHASES},
     "ncu_2500k": {f"{phase}.training.pairs": 2_500_000 for phase in BOTH_PHASES},
+    "ncu_small_loss": {f"{phase}.forget_set.selection": "small_loss" for phase in BOTH_PHASES},
+    "ncu_consistency": {f"{phase}.forget_set.selection": "consistency" for phase in BOTH_PHASES},
 }
+# The same of a classifier against `clipcleaner`.
+CLASSIFIERS: dict[str, dict[str, Any]] = {
+    "clipcleaner": {},
+    "all_labels": {"train_classifier.labels": "all", "train_classifier.mixfix": False},
+    "true_labels": {"train_classifier.labels": "true", "train_classifier.mixfix": False},
+    "zeroshot_loss_labels": {"select_clean.rules": ("zeroshot_loss",), "select_clean.agree": 1},
+    "zeroshot_consistency_labels": {"select_clean.rules": ("zeroshot_consistency",), "select_clean.agree": 1},
+    "confidence_labels": {
+        "select_clean.rules": ("confidence",), "select_clean.agree": 1, "select_clean.share": 0.5,
+    },
+}  # fmt: skip
 BASELINES = [name for name, row in METHODS.items() if row.stage == "train_baseline"]
 
 
@@ -45,15 +58,22 @@ def test_a_row_of_ncu_differs_from_it_in_exactly_the_keys_it_names(method: str) 
     assert {key: value for key, value in own.items() if value != ncu[key]} == DIFFERENCES[method]
 
 
-@pytest.mark.parametrize("method", [REFERENCE, *BASELINES])
+@pytest.mark.parametrize("method", CLASSIFIERS)
+def test_a_classifier_differs_from_clipcleaner_in_exactly_the_keys_it_names(method: str) -> None:
+    first, own = _leaves(load_config(RAW, "clipcleaner")), _leaves(load_config(RAW, method))
+    assert {key: value for key, value in own.items() if value != first[key]} == CLASSIFIERS[method]
+
+
+@pytest.mark.parametrize("method", [REFERENCE, "npc", "clipcleaner", *BASELINES])
 def test_the_reference_and_the_baselines_have_the_configuration_as_it_is(method: str) -> None:
     assert load_config(RAW, method) == load_config(RAW)
 
 
 def test_the_table_holds_nothing_else() -> None:
-    assert METHODS.keys() == {REFERENCE, *BASELINES, *DIFFERENCES}
+    assert METHODS.keys() == {REFERENCE, *BASELINES, *DIFFERENCES, "npc", *CLASSIFIERS}
     assert {"continued", "gradient_ascent", "softclip", "filter_continue"} == set(BASELINES)
     assert all(METHODS[method].stage == "unlearn" for method in DIFFERENCES)
+    assert all(METHODS[method].stage == CLASSIFIER for method in CLASSIFIERS)
     assert len({row.title for row in METHODS.values()}) == len(METHODS)
     for row in METHODS.values():
         assert (REPOSITORY / "pipeline_steps" / f"{row.stage}.py").is_file()

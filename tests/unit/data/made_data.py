@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image, ImageDraw
 
+from pipeline_steps.core.config import merged
 from pipeline_steps.data.pair_source import FilePairs, PairSource
 
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
@@ -88,6 +89,17 @@ def sample(number: int, caption: str | None = None, *, form: str = "webp") -> li
     return [(f"{number:09d}.{form}", picture), (f"{number:09d}.txt", text.encode())]
 
 
+def write_scan(folder: Path, split: str, ids: Sequence[str], captions: Sequence[str], names: Sequence[str]) -> Path:
+    """SCAN's split files in NPC's layout, with a picture under each of `names`."""
+    lists = folder / "annotations" / "scan_split"
+    lists.mkdir(parents=True, exist_ok=True)
+    for part, lines in (("ids", ids), ("caps", captions)):
+        (lists / f"{split}_{part}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for name in names:
+        write_picture(folder / "images" / name, sum(map(ord, name)))
+    return folder
+
+
 def read_files(source: PairSource) -> list[tuple[str, str]]:
     """Path and caption of every row of a source of files."""
     assert isinstance(source, FilePairs)
@@ -99,7 +111,7 @@ def section(name: str, **changes: Any) -> dict[str, Any]:
     settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))[name]
     unknown = set(changes) - set(settings)
     assert not unknown, f"no such keys: {unknown}"
-    return {name: settings | changes}
+    return {name: merged(settings, changes)}
 
 
 def gone(process_id: int, within_seconds: float = 10.0) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -74,7 +74,14 @@ def built(
     return table.cast(SCHEMA).to_pylist(), counts, report
 
 
-def shuffled_captions(ids: Sequence[str], captions: Sequence[str], *, fraction: float, seed: int) -> list[str]:
+def shuffled_captions(
+    ids: Sequence[str],
+    captions: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    placing: Literal["other_text", "permutation"] = "other_text",
+) -> list[str]:
     """The captions of pairs that are all of the training split, after the shuffling, in the pairs' order."""
     with database() as it:
         rows = pa.table(
@@ -87,6 +94,6 @@ def shuffled_captions(ids: Sequence[str], captions: Sequence[str], *, fraction: 
             "digest(concat('text', chr(10), $seed, chr(10), caption)) AS text FROM pairs",
             {"seed": seed},
         )
-        shuffle_captions(it, NoiseConfig(fraction, seed))
+        shuffle_captions(it, NoiseConfig(fraction, seed, placing))
         swaps = dict(it.sql("SELECT row, donor FROM swaps").fetchall())
     return [captions[swaps.get(row, row)] for row in range(len(ids))]

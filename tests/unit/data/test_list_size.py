@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.data.list_size import known_pairs
+from tests.unit.data.made_data import write_scan
 from tests.unit.paths import CONFIG
 
 
@@ -22,6 +23,9 @@ def test_pairs_are_those_of_the_manifest_or_the_rows_of_the_list(tmp_path: Path)
     assert known_pairs(replace(config, build_manifest=manifest)) == 2
     manifest = replace(config.build_manifest, source_shards=str(tmp_path))
     assert known_pairs(replace(config, build_manifest=manifest)) is None
+    write_scan(tmp_path / "coco", "train", ["1"], ["a", "b", "c"], [])
+    manifest = replace(config.build_manifest, source_scan=f"{tmp_path}/coco")
+    assert known_pairs(replace(config, build_manifest=manifest)) == 3
     report = tmp_path / config.experiment / "build_manifest/report.json"
     report.parent.mkdir(parents=True)
     report.write_text(json.dumps({"pairs": 5}))

@@ -54,6 +54,25 @@ def test_the_shuffling_is_that_of_the_obvious_form(captions: list[str], fraction
     assert shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed) == expected
 
 
+@settings(deadline=None)
+@given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
+def test_a_permutation_moves_the_chosen_and_may_give_a_caption_back(
+    captions: list[str], fraction: float, seed: int
+) -> None:
+    after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed, placing="permutation")
+    assert Counter(after) == Counter(captions)
+    assert sum(new != old for new, old in zip(after, captions, strict=True)) <= round(fraction * len(captions))
+
+
+def test_a_permutation_leaves_one_of_the_chosen_in_its_place_on_average() -> None:
+    captions = [f"caption {number}" for number in range(60)]
+    kept = []
+    for seed in range(200):
+        after = shuffled_captions(_ids(captions), captions, fraction=0.5, seed=seed, placing="permutation")
+        kept.append(30 - sum(new != old for new, old in zip(after, captions, strict=True)))
+    assert 0.7 < sum(kept) / len(kept) < 1.3
+
+
 def test_no_fraction_no_change_and_other_seeds_choose_others() -> None:
     captions = [f"caption {number}" for number in range(100)]
     assert shuffled_captions(_ids(captions), captions, fraction=0.0, seed=0) == captions

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline_steps.core.schema import MixtureConfig
+
+MIXTURE = MixtureConfig(max_iterations=100, tolerance=1e-2, covariance_floor=5e-4)
+
 
 def unit_vectors(rows: int, dimensions: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

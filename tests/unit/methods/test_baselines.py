@@ -11,14 +11,16 @@ from pipeline_steps.methods import baseline_objective
 from pipeline_steps.methods.base import Embeddings, LossOutput
 from pipeline_steps.methods.contrastive import contrastive_loss_N
 from tests.oracles import ncu_losses as oracle
-from tests.unit.methods.batches import batch
+from tests.unit.methods.batches import MIXTURE, batch
 
 SCALE = torch.tensor(6.0, dtype=torch.float64)
 SETTINGS = TrainBaselineConfig(
     label_smoothing=0.1,
     ascent_weight=0.5,
     softclip=SoftclipConfig(weight=0.3, temperature=0.1),
-    forget_set=ForgetSetConfig(fraction=0.25, direction="symmetric", softmax="stable", selection="confidence"),
+    forget_set=ForgetSetConfig(
+        fraction=0.25, direction="symmetric", softmax="stable", selection="confidence", mixture=MIXTURE
+    ),
 )
 
 

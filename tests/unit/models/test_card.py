@@ -75,6 +75,7 @@ def test_the_card_names_what_the_pairs_came_from_and_no_folder_of_the_machine() 
     for settings, words in (
         ({"build_manifest": {"source_csv": "/home/me/data/pairs.csv"}}, "- source: `pairs.csv`"),
         ({"build_manifest": {"source_shards": "/data/cc3m-wds"}}, "- source: `cc3m-wds`"),
+        ({"build_manifest": {"source_csv": None, "source_scan": "/data/mscoco"}}, "- source: `mscoco`"),
         ({"download_images": {"url_list": "/data/cc12m.tsv"}}, "- source: downloaded from the list `cc12m.tsv`"),
         ({"download_images": {"embedded_parquet": "resources/a/openclipart.parquet"}}, "own pictures, `openclipart`"),
         ({}, "- source: not recorded"),

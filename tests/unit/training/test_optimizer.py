@@ -82,3 +82,10 @@ def test_adam_has_the_epsilon_and_betas_of_the_settings() -> None:
         moved.append((model.visual["attn"].weight.detach() - before).abs().mean().item() / SETTINGS.lr)
     assert moved[0] > 0.99
     assert moved[1] < 0.1
+
+
+def test_all_decays_every_tensor_as_npc_does() -> None:
+    model = TimmLike()
+    (group,) = build_optimizer(model, replace(SETTINGS, weight_decay_on="all")).param_groups
+    assert group["weight_decay"] == SETTINGS.weight_decay
+    assert len(group["params"]) == len(list(model.parameters()))

@@ -81,3 +81,25 @@ def test_a_phase_can_stand_anywhere_in_a_longer_schedule() -> None:
 
 def _training(section: str, preset: str) -> TrainingConfig:
     return load_section(resolve({**RAW, "preset": preset}), f"{section}.training", TrainingConfig)
+
+
+def test_npc_counts_pairs_in_its_schedule_and_batches_in_its_steps() -> None:
+    training = replace(
+        load_section(resolve(RAW), "unlearn.training", TrainingConfig),
+        epochs=5, batch_size=256, warmup_fraction=0.0, schedule_unit="pairs",
+    )  # fmt: skip
+    factors = [learning_rate_factor(step, 100, training) for step in range(500)]
+    for epoch in range(5):  # the official cosine: step = pairs of an epoch x epoch + batch, over pairs of all epochs
+        expected = [cosine_factor(25600 * epoch + batch, 5 * 25600, 0) for batch in range(100)]
+        assert factors[100 * epoch : 100 * (epoch + 1)] == pytest.approx(expected)
+    assert factors[99] > 0.999  # within an epoch it all but stands still
+    assert factors[400] == pytest.approx(cosine_factor(4, 5, 0))
+    batches = replace(training, schedule_unit="batches")
+    assert learning_rate_factor(99, 100, batches) < 0.91
+
+
+def test_npcs_warm_up_is_one_of_batches_in_both_units() -> None:
+    training = replace(load_section(resolve(RAW), "unlearn.training", TrainingConfig), epochs=2, warmup_fraction=0.25)
+    for unit in ("batches", "pairs"):
+        chosen = replace(training, schedule_unit=unit)
+        assert [learning_rate_factor(step, 10, chosen) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])

@@ -13,6 +13,7 @@ from torch.amp.grad_scaler import GradScaler
 from pipeline_steps.core.schema import FreezeConfig
 from pipeline_steps.methods.base import Embeddings, LossOutput
 from pipeline_steps.methods.continued import Continued
+from pipeline_steps.models.half import round_to_half
 from pipeline_steps.training.distributed import Processes
 from pipeline_steps.training.update import Learner, NotFiniteError, encode, train_step
 from tests.unit.training import tiny
@@ -153,3 +154,27 @@ def test_the_logit_scale_is_clamped_where_a_bound_is_given(tmp_path: Path, bound
     assert learner.model.logit_scale.exp().item() > 10
     train_step(learner, training, tiny.batch(0), 0)
     assert (learner.model.logit_scale.exp().item() <= 2.0001) == (bound is not None)
+
+
+def test_weights_stored_in_half_lose_updates_below_half_of_their_last_place(tmp_path: Path) -> None:
+    changed = {}
+    for storage in ("fp32", "fp16"):
+        training = tiny.settings(lr=2e-7, weight_decay=0.0, weight_storage=storage)
+        learner = tiny.learner(tmp_path, training, Continued(), ALONE)
+        round_to_half(learner.model)
+        before = {name: one.detach().clone() for name, one in learner.model.named_parameters()}
+        train_step(learner, training, tiny.batch(0), 0)
+        named = [(name, one) for name, one in learner.model.named_parameters() if name in learner.model.half_parameters]
+        assert {"text_projection", "visual.proj", "visual.conv1.weight"} <= {name for name, _ in named}
+        moved = torch.cat([(one != before[name]).ravel() for name, one in named])
+        changed[storage] = float(moved.float().mean())
+        assert all(bool((one == one.half().float()).all()) for _, one in named) == (storage == "fp16")
+    assert changed["fp32"] > 0.5
+    assert changed["fp16"] < 0.05  # those close to zero, whose last place is small
+
+
+def test_embeddings_and_norms_stay_in_full_precision_as_in_openais_conversion(tmp_path: Path) -> None:
+    learner = tiny.learner(tmp_path, tiny.settings(), Continued(), ALONE)
+    round_to_half(learner.model)
+    kept = {name for name, _ in learner.model.named_parameters()} - learner.model.half_parameters
+    assert {"token_embedding.weight", "positional_embedding", "ln_final.weight", "logit_scale"} <= kept

@@ -75,3 +75,9 @@ def batch(step: int, size: int = 16) -> Batch:
         tokens[row, 4 + row % 6 :] = 0
     images = torch.randn(size, 3, 16, 16, generator=generator)
     return Batch(torch.arange(size), images, tokens, tokens)
+
+
+def banked_batch(step: int, size: int = 16) -> Batch:
+    """The same with two further batches as its memory bank."""
+    of_image, of_text = (replace(batch(1000 * part + step, size), negative_tokens=None) for part in (1, 2))
+    return replace(batch(step, size), negative_tokens=None, bank=(of_image, of_text))

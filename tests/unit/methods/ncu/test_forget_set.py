@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from pipeline_steps.core.schema import ForgetSetConfig
 from pipeline_steps.methods.base import Embeddings
-from pipeline_steps.methods.ncu.forget_set import clean_confidence, forget_mask, pick_forget_set
+from pipeline_steps.methods.contrastive import contrastive_loss_N
+from pipeline_steps.methods.ncu.forget_set import (
+    clean_confidence,
+    forget_mask,
+    pair_consistency,
+    pick_forget_set,
+    small_loss_score,
+)
+from pipeline_steps.methods.npc.mixture import clean_probability
 from tests.oracles import ncu_losses as oracle
-from tests.unit.methods.batches import batch, unit_vectors
+from tests.unit.methods.batches import MIXTURE, batch, unit_vectors
 
 
 @pytest.mark.parametrize("direction", ["symmetric", "i2t"])
@@ -88,7 +98,9 @@ def test_random_selection_draws_as_many_pairs_by_the_steps_seed_alone() -> None:
 
     def pick(seed: int, selection: str, sim: torch.Tensor = sim) -> tuple[list[bool], list[float]]:
         embeddings = Embeddings(image, text, scale, step_seed=seed)
-        settings = ForgetSetConfig(fraction=0.25, direction="i2t", softmax="stable", selection=selection)  # type: ignore[arg-type]
+        settings = ForgetSetConfig(
+            fraction=0.25, direction="i2t", softmax="stable", selection=selection, mixture=MIXTURE
+        )  # type: ignore[arg-type]
         found = pick_forget_set(sim, embeddings, settings)
         return found.forget_N.tolist(), found.confidence_N.tolist()
 
@@ -99,3 +111,43 @@ def test_random_selection_draws_as_many_pairs_by_the_steps_seed_alone() -> None:
     assert drawn != pick(3, "confidence")[0]
     assert pick(3, "confidence")[0] == pick(4, "confidence")[0]
     assert confidence == pick(4, "confidence")[1]
+
+
+def test_small_loss_is_the_mixtures_probability_and_picks_as_many_pairs() -> None:
+    image, text, _ = batch(40)
+    text[::4] = text[::4].roll(1, dims=0)
+    embeddings = Embeddings(image, text, torch.tensor(8.0, dtype=torch.float64), step_seed=2**40 + 3)
+    sim = image @ text.T
+    found = {}
+    for changed in ({}, {"max_iterations": 1}, {"tolerance": 1e3}, {"covariance_floor": 10.0}):
+        settings = ForgetSetConfig(0.25, "symmetric", "stable", "small_loss", replace(MIXTURE, **changed))
+        picked = pick_forget_set(sim, embeddings, settings)
+        found[str(changed)] = picked.confidence_N
+        losses = contrastive_loss_N(sim, embeddings.logit_scale)
+        expected = torch.from_numpy(clean_probability(losses.numpy(), settings.mixture, (2**40 + 3) % 2**32))
+        torch.testing.assert_close(picked.confidence_N.double(), expected, atol=2e-4, rtol=0)
+        assert int(picked.forget_N.sum()) == 10
+        worst = set(picked.confidence_N.argsort()[:10].tolist())
+        assert set(picked.forget_N.nonzero().ravel().tolist()) == worst
+    assert not torch.equal(found["{}"], found["{'covariance_floor': 10.0}"])
+
+
+def test_small_loss_without_a_mixture_goes_by_the_loss() -> None:
+    same = small_loss_score(torch.ones(6), MIXTURE, 0)
+    assert same.tolist() == [0.5] * 6
+    broken = small_loss_score(torch.tensor([1.0, torch.inf, 3.0]), MIXTURE, 0)
+    assert broken.tolist() == [0.5, 0.0, 0.25]
+
+
+def test_consistency_compares_a_pair_with_the_best_one() -> None:
+    image, text, _ = batch(12)
+    scale, sim = torch.tensor(7.0, dtype=torch.float64), image @ text.T
+    for direction in ("i2t", "symmetric"):
+        found = pair_consistency(sim, scale, direction)
+        for own in range(12):
+            to_text = sim[own].mul(7).softmax(0)
+            to_image = sim[:, own].mul(7).softmax(0)
+            ratios = [float(one[own] / one.max()) for one in (to_text, to_image)]
+            expected = ratios[0] if direction == "i2t" else sum(ratios) / 2
+            assert float(found[own]) == pytest.approx(expected, rel=1e-4)
+    assert bool(((found > 0) & (found <= 1)).all())

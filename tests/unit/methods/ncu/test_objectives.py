@@ -13,12 +13,14 @@ from pipeline_steps.methods.base import Embeddings, LossOutput
 from pipeline_steps.methods.ncu.objectives import HardestNegative, Unlearning
 from pipeline_steps.methods.ncu.transport import masked_plan
 from tests.oracles import ncu_losses as oracle
-from tests.unit.methods.batches import batch
+from tests.unit.methods.batches import MIXTURE, batch
 from tests.unit.paths import CONFIG
 
 RAW = resolve(read_yaml([CONFIG]))
 SCALE = 9.0
-FORGET_SET = ForgetSetConfig(fraction=0.25, direction="symmetric", softmax="stable", selection="confidence")
+FORGET_SET = ForgetSetConfig(
+    fraction=0.25, direction="symmetric", softmax="stable", selection="confidence", mixture=MIXTURE
+)
 LEARN_PROMPT = replace(load_section(RAW, "learn_prompt", LearnPromptConfig), forget_set=FORGET_SET)
 UNLEARN = replace(load_section(RAW, "unlearn", UnlearnConfig), forget_set=FORGET_SET)
 

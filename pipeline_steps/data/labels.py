@@ -1,0 +1,92 @@
+"""Noisy labels as a file: a row per training picture, with the label to learn from and the truth where it is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import whole_file
+
+Integers = npt.NDArray[np.int64]
+_FILE_COLUMNS = ("label", "label_noisy")
+_UNKNOWN = -1
+
+
+class NoisyLabels(NamedTuple):
+    """Rows of the training split (N,), the labels to learn from (N,), and the true ones (N,), None if unknown."""
+
+    row: Integers
+    label: Integers
+    truth: Integers | None
+
+    @property
+    def is_clean(self) -> npt.NDArray[np.bool_] | None:
+        """Where the label is the true one."""
+        return None if self.truth is None else self.label == self.truth
+
+
+def write_labels(path: Path, labels: NoisyLabels) -> None:
+    """Write row, label and clean_label (null where the truth is unknown)."""
+    truth: Any = pa.nulls(len(labels.row), pa.int64()) if labels.truth is None else labels.truth
+    with whole_file(path) as partial:
+        pq.write_table(pa.table({"row": labels.row, "label": labels.label, "clean_label": truth}), partial)
+
+
+def read_labels(path: Path) -> NoisyLabels:
+    """Raises PipelineError for a file that is no such table."""
+    try:
+        table = pq.read_table(path, columns=["row", "label", "clean_label"])
+    except (OSError, pa.ArrowException) as error:
+        raise PipelineError(
+            f"{path} cannot be read as labels ({' '.join(str(error).split())}); run inject_label_noise again"
+        ) from error
+    row, label = (table[name].to_numpy().astype(np.int64) for name in ("row", "label"))
+    truth = table["clean_label"].fill_null(_UNKNOWN).to_numpy().astype(np.int64)
+    return NoisyLabels(row, label, None if (truth == _UNKNOWN).all() else truth)
+
+
+def starting_selection(kind: str, labels: NoisyLabels, selection: Path) -> npt.NDArray[np.bool_]:
+    """The samples (N,) to train on: `all`, those that are `true`, or what select_clean `selected`.
+
+    Raises PipelineError for true without a truth, and for a selection of other pictures.
+    """
+    if kind == "all":
+        return np.ones(len(labels.row), dtype=bool)
+    if kind == "true":
+        if labels.is_clean is None:
+            raise PipelineError("train_classifier.labels: true needs the truth, and these labels come without it")
+        return labels.is_clean
+    table = pq.read_table(selection, columns=["row", "selected"])
+    if table["row"].to_pylist() != labels.row.tolist():
+        raise PipelineError(f"{selection} is of other pictures than the labels; run select_clean again")
+    return np.array(table["selected"].to_pylist(), dtype=bool)
+
+
+def labels_of_file(path: Path, truth_N: Integers) -> Integers:
+    """The noisy labels (N,) of a CSV with the columns label and label_noisy, a row per picture in the set's order.
+
+    Raises PipelineError when its true labels are not `truth_N`.
+    """
+    try:
+        table = pa_csv.read_csv(path)
+        true, noisy = (table[name].to_numpy().astype(np.int64) for name in _FILE_COLUMNS)
+    except (OSError, KeyError, pa.ArrowException, ValueError) as error:
+        raise PipelineError(
+            f"inject_label_noise.file = {str(path)!r} has not the columns {' and '.join(_FILE_COLUMNS)} of whole "
+            f"numbers ({' '.join(str(error).split())})"
+        ) from error
+    if len(true) != len(truth_N) or (true != truth_N).any():
+        first = int(np.flatnonzero(true != truth_N)[0]) if len(true) == len(truth_N) else min(len(true), len(truth_N))
+        raise PipelineError(
+            f"inject_label_noise.file = {str(path)!r} is of other pictures, or in another order: {len(true)} rows for "
+            f"{len(truth_N)} pictures, and row {first} is the first whose true label is not the set's"
+        )
+    found: Integers = noisy
+    return found

@@ -1,0 +1,99 @@
+"""Put noise into the training labels of an evaluation set, and keep the truth beside them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import write_json
+from pipeline_steps.core.schema import InjectLabelNoiseConfig
+from pipeline_steps.core.step import Step, StepContext
+from pipeline_steps.data.label_noise import asymmetric_noise, instance_noise, symmetric_noise
+from pipeline_steps.data.labels import Integers, NoisyLabels, labels_of_file, write_labels
+from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit, read_prepared
+
+_SIDE = 32  # pixels that decide on instance-dependent noise
+
+
+def run(context: StepContext) -> None:
+    """Write the labels, and how many of each class are wrong."""
+    settings = context.section("inject_label_noise", InjectLabelNoiseConfig)
+    found = read_prepared(context.paths["prepared"])
+    if "train" not in found.splits:
+        raise PipelineError(f"{found.name} has no train split: {found.hole or found.missing.get('train', 'no source')}")
+    split = found.splits["train"]
+    row = np.flatnonzero(split.labels >= 0)
+    noisy = split.labels.copy()
+    noisy[row] = _noisy(settings, found, split, row)
+    if settings.pictures is not None and settings.pictures < len(row):
+        row, _ = train_test_split(
+            row, train_size=settings.pictures, stratify=split.labels[row], random_state=settings.seed
+        )
+        row = np.sort(row)
+    labels = NoisyLabels(row, noisy[row], None if settings.kind == "own" else split.labels[row])
+    write_labels(context.paths["labels"], labels)
+    report: dict[str, Any] = {
+        "pictures": len(row),
+        "kind": settings.kind,
+        "requested": settings.fraction,
+        **_rates(labels, found),
+    }
+    write_json(context.paths["report"], report)
+    context.run.log_metrics({name: float(value) for name, value in report.items() if name in ("pictures", "wrong")})
+    context.run.log_file(context.paths["report"])
+    context.log.info("%d pictures, of which %s have a wrong label", len(row), report.get("wrong", "an unknown share"))
+
+
+def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: PreparedSplit, row: Integers) -> Integers:
+    """The noisy labels of the rows (N,)."""
+    truth, classes = split.labels[row], len(found.classes)
+    if settings.kind == "own":
+        return truth
+    if settings.kind == "file":
+        return labels_of_file(Path(str(settings.file)), truth)
+    if settings.kind == "symmetric":
+        own_too = settings.symmetric_draws == "all_classes"
+        return symmetric_noise(truth, classes=classes, fraction=settings.fraction, seed=settings.seed, own_too=own_too)
+    if settings.kind == "asymmetric":
+        target = _targets(settings, found)
+        return asymmetric_noise(truth, target_K=target, fraction=settings.fraction, seed=settings.seed)
+    pixels = np.stack([np.asarray(split.picture(one).resize((_SIDE, _SIDE)), dtype=np.float32).ravel() for one in row])
+    return instance_noise(truth, pixels, classes=classes, fraction=settings.fraction, seed=settings.seed)
+
+
+def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:
+    """Where each class goes (K,)."""
+    names = {name: place for place, name in enumerate(found.classes)}
+    if settings.transitions is None:
+        return np.roll(np.arange(len(names)), -1)
+    if unknown := sorted({*settings.transitions, *settings.transitions.values()} - names.keys()):
+        raise PipelineError(
+            f"inject_label_noise.transitions names {', '.join(unknown)}, and the classes of {found.name} are "
+            f"{', '.join(names)}"
+        )
+    return np.array([names[settings.transitions.get(name, name)] for name in names])
+
+
+def _rates(labels: NoisyLabels, found: PreparedSet) -> dict[str, object]:
+    if labels.truth is None or labels.is_clean is None:
+        return {}
+    wrong = {name: float(np.mean(~labels.is_clean[labels.truth == k])) for k, name in enumerate(found.classes)}
+    return {"wrong": float(np.mean(~labels.is_clean)), "wrong_by_true_class": wrong}
+
+
+STEP = Step(
+    name="inject_label_noise",
+    summary="Put noise into the training labels of an evaluation set.",
+    sections=("inject_label_noise",),
+    inputs={"prepared": "folder of prepare_dataset"},
+    outputs={"labels": "parquet: row, label, clean_label", "report": "JSON: how many labels are wrong, by class"},
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(STEP.main())

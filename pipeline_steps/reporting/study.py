@@ -1,0 +1,103 @@
+"""Tables over the experiments of a study, from the tables that each of them made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.reporting.names import AT_CHANCE, LINEAR_PROBE, MISSING, RETRIEVAL, ZERO_SHOT, measure_title
+from pipeline_steps.reporting.published import Published, published_frame
+from pipeline_steps.reporting.tables import FILE_NAMES
+from pipeline_steps.reporting.text_table import text_table
+
+KEYS = ["place", "dataset", "method", "measure"]
+# What a study is looked at by first: a measure of each evaluation, and what people read for it.
+SHOWN = {RETRIEVAL: "mean_recall", ZERO_SHOT: "top1", LINEAR_PROBE: "accuracy"}
+SHOWN_TITLES = {RETRIEVAL: "mean recall", ZERO_SHOT: "zero-shot top-1", LINEAR_PROBE: "linear probe"}
+
+
+def study_frame(tables: Mapping[str, Path], places: Mapping[str, float], published: Published | None) -> pd.DataFrame:
+    """Every score of every experiment, a row each, by rising place on the axis.
+
+    `tables` has the folder of make_tables by the name of the entry, `places` where the entry stands. Columns: entry,
+    place, stage, what the tables of an experiment have (fractions), `published` where there is such a value, and
+    `minus_published` where that value is to be trusted. Raises PipelineError for a folder without tables.
+    """
+    frames = [
+        _of_experiment(folder, FILE_NAMES[stage]).assign(entry=entry, place=places[entry], stage=stage)
+        for entry, folder in tables.items()
+        for stage in SHOWN
+    ]
+    whole = pd.concat([frame for frame in frames if len(frame)], ignore_index=True)
+    whole = whole[whole["hole"].isna()] if "hole" in whole else whole
+    whole = whole.merge(published_frame(published), how="left", on=KEYS)
+    trusted = whole.pop("trusted").eq(True)  # noqa: FBT003 - a column of true, false and nothing
+    whole["minus_published"] = (whole["mean"] - whole["published"]).where(trusted)
+    first = ["entry", "place", "stage", "dataset", "measure", "method", "title"]
+    return whole[[*first, *(name for name in whole if name not in first)]].sort_values("place", kind="stable")
+
+
+def recall_markdown(frame: pd.DataFrame, axis_title: str, published: Published | None) -> str:
+    """A table per retrieval set: place and method down, recalls across, percent; published values in brackets."""
+    lines = ["# Retrieval, by experiment", "", f"Percent. First column: {axis_title}. {AT_CHANCE} not above chance."]
+    if published:
+        lines += ["", f"In brackets: {published.source}."]
+        for dataset, of_set in published.datasets.items():
+            for measure, reason in of_set.not_trusted.items():
+                lines += ["", f"{measure_title(measure)} of {dataset} is not to be compared: {reason}."]
+    recalls = frame[frame["stage"].eq(RETRIEVAL) & ~frame["measure"].str.startswith("mean")]
+    for name, rows in recalls.groupby("dataset", sort=False):
+        measures = list(dict.fromkeys(rows["measure"]))
+        header = ["", "Method", *(measure_title(measure) for measure in measures)]
+        body = []
+        for place_and_title, cells in rows.groupby(["place", "title"], sort=False):
+            of_measure = cells.set_index("measure")
+            body.append([*map(str, place_and_title), *(_cell(of_measure.loc[measure]) for measure in measures)])
+        lines += ["", f"## {name}", "", text_table(header, body, "github")]
+    return "\n".join(lines) + "\n"
+
+
+def headline_markdown(frame: pd.DataFrame, axis_title: str) -> str:
+    """Method down, places across: mean recall, zero-shot top-1 and probe accuracy of every set, percent."""
+    lines = ["# By experiment", "", f"Percent, over {axis_title}; {AT_CHANCE} not above chance."]
+    for stage, measure in SHOWN.items():
+        chosen = frame[frame["stage"].eq(stage) & frame["measure"].eq(measure)]
+        for dataset, rows in chosen.groupby("dataset", sort=False):
+            places = list(dict.fromkeys(rows["place"]))
+            body = [
+                [str(title), *(_cell(cells.set_index("place").loc[place]) for place in places)]
+                for title, cells in rows.groupby("title", sort=False)
+            ]
+            header = ["Method", *(f"{place:g}" for place in places)]
+            lines += ["", f"## {dataset}: {SHOWN_TITLES[stage]}", "", text_table(header, body, "github")]
+    return "\n".join(lines) + "\n"
+
+
+def shown_metrics(frame: pd.DataFrame) -> list[tuple[str, int, float]]:
+    """For MLflow, whose steps are whole numbers: name, 100 x place, score, of what is looked at first."""
+    chosen = frame[[row["measure"] == SHOWN[row["stage"]] for _, row in frame.iterrows()]]
+    return [
+        (f"{FILE_NAMES[row['stage']]}/{row['dataset']}/{row['measure']}/{row['method']}", round(100 * row["place"]),
+         float(row["mean"]))
+        for _, row in chosen.iterrows()
+    ]  # fmt: skip
+
+
+def _of_experiment(folder: Path, name: str) -> pd.DataFrame:
+    try:
+        return pd.read_csv(folder / f"{name}.csv")
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{folder} has no {name}.csv that can be read ({error}); run make_tables there") from error
+
+
+def _cell(row: pd.Series) -> str:
+    if not np.isfinite(row["mean"]):
+        return MISSING
+    text = f"{100 * row['mean']:.1f}{'' if row['above_chance'] else AT_CHANCE}"
+    if np.isfinite(row.get("published", np.nan)):
+        text += f" ({100 * row['published']:.1f}{'' if np.isfinite(row['minus_published']) else '?'})"
+    return text

@@ -1,0 +1,100 @@
+"""Studies: what they would run, and one of two experiments run for real with the smoke configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline_steps.core.config import load_config, read_yaml
+from tests.unit.paths import REPOSITORY
+from tests.workflow.snakemake_runs import planned_jobs, snakemake, workspace
+
+STUDIES = sorted((REPOSITORY / "config" / "studies").glob("*.yaml"))
+OVER = """
+experiment: two
+methods: [continued, npc]
+build_memory_bank: {clean_threshold: 0.5, batch_size: 128}
+train_npc: {training: {epochs: 1, batch_size: 128}}
+compare_experiments:
+  over:
+    noise00: {build_manifest: {noise: {fraction: 0.0}}}
+    noise40: {build_manifest: {noise: {fraction: 0.4}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = workspace(tmp_path_factory.mktemp("studies") / "project")
+    (made / "study.yaml").write_text(OVER)
+    return made
+
+
+@pytest.mark.parametrize("config", STUDIES, ids=lambda path: path.stem)
+def test_every_experiment_of_a_study_is_planned(folder: Path, config: Path) -> None:
+    settings = load_config(read_yaml([REPOSITORY / "config" / "config.yaml", config]))
+    manifest = settings.build_manifest
+    for source in (manifest.source_csv, manifest.source_shards, manifest.source_scan):
+        if source:
+            (folder / source).mkdir(parents=True, exist_ok=True)
+    experiments = len(settings.compare_experiments.over or {None: {}})
+    jobs = planned_jobs(folder, configfiles=(f"config/studies/{config.name}",))
+    rows = len(settings.methods) + 1
+    assert jobs["eval_retrieval_job"] == experiments * rows
+    banks = experiments * ("npc" in settings.methods)
+    assert jobs.get("train_npc_job", 0) == jobs.get("build_memory_bank_job", 0) == banks
+    classifiers = experiments * len(settings.classifiers)
+    assert jobs.get("train_classifier_job", 0) == jobs.get("select_clean_job", 0) == classifiers
+    assert banks + classifiers > 0
+
+
+def test_a_study_shares_its_data_and_doubles_the_rest(folder: Path) -> None:
+    files = ("config/smoke.yaml", "study.yaml")
+    jobs = planned_jobs(folder, configfiles=files)
+    assert jobs == {
+        "download_images": 1, "prepare_dataset_job": 1, "build_manifest_job": 2, "check_overlap_job": 2,
+        "train_reference_job": 2, "build_memory_bank_job": 2, "train_npc_job": 2, "train_baseline_job": 2,
+        "extract_features_job": 2, "eval_zeroshot_job": 6, "eval_probe_job": 6, "eval_retrieval_job": 6,
+        "make_tables_job": 2, "compare_experiments": 1,
+    }  # fmt: skip
+    assert planned_jobs(folder, "build_manifest", configfiles=files) == {"download_images": 1, "build_manifest_job": 2}
+    assert planned_jobs(folder, "train_npc", configfiles=files)["train_npc_job"] == 2
+
+
+def test_npc_and_its_bank_are_stages(folder: Path) -> None:
+    (folder / "npc.yaml").write_text("methods: [npc]\n")
+    files = ("config/smoke.yaml", "npc.yaml")
+    before = {"download_images": 1, "build_manifest": 1, "train_reference_job": 1, "build_memory_bank_job": 1}
+    assert planned_jobs(folder, "build_memory_bank", configfiles=files) == before
+    assert planned_jobs(folder, "train_npc", configfiles=files) == before | {"train_npc_job": 1}
+
+
+def test_errors_name_the_experiment(folder: Path) -> None:
+    (folder / "wrong.yaml").write_text(
+        "compare_experiments: {over: {a: {build_manifest: {noise: {fraction: 2}}}, b: {unlearn: {gamma: 0}}}}\n"
+    )
+    ran = snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", "wrong.yaml"))
+    assert ran.returncode != 0
+    assert "compare_experiments.over.a: build_manifest.noise.fraction = 2" in ran.stdout
+    assert "compare_experiments.over.b: unlearn is the same in all of a study" in ran.stdout
+
+
+@pytest.mark.timeout(1500)
+def test_a_study_of_two_experiments_runs_to_its_tables(folder: Path) -> None:
+    ran = snakemake(folder, "--cores", "2", configfiles=("config/smoke.yaml", "study.yaml"))
+    assert ran.returncode == 0, ran.stdout[-4000:]
+    scores = pd.read_csv(folder / "results" / "two" / "tables" / "scores.csv")
+    assert set(scores["place"]) == {0.0, 0.4}
+    assert set(scores["method"]) == {"reference", "continued", "npc"}
+    own = pd.read_csv(folder / "results" / "two_noise40" / "tables" / "retrieval.csv")
+    picked = scores[scores["entry"].eq("noise40") & scores["stage"].eq("eval_retrieval")]
+    assert picked["mean"].tolist() == own["mean"].tolist()
+    assert (folder / "results" / "two" / "figures" / "scores_over_axis.png").stat().st_size > 10_000
+    bank = pd.read_parquet(folder / "results/two_noise40/build_memory_bank/npc/seed0/bank.parquet")
+    history = pd.read_parquet(folder / "results/two_noise40/train_npc/npc/seed0/history.parquet")
+    assert len(bank) > 3000
+    assert history["name"].eq("npc/weight").sum() == len(bank) // 128
+    assert (
+        "Nothing to be done" in snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", "study.yaml")).stdout
+    )
