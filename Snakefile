@@ -52,4 +52,4 @@ onsuccess:
 
 
 onerror:
-    shell("python -m pipeline_steps.merge_runs --experiment {CFG.experiment} || true")
+    shell("python -m pipeline_steps.merge_runs --experiment {RUN_NAMES} || true")

@@ -8,11 +8,17 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_folder
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.reporting.figures.style import save
-from pipeline_steps.reporting.label_tables import classifier_frame, label_figure, label_markdown, selection_frame
+from pipeline_steps.reporting.label_tables import (
+    class_frame,
+    classifier_frame,
+    label_figure,
+    label_markdown,
+    selection_frame,
+)
 
 
 def run(context: StepContext) -> None:
-    """Write selection.csv, classifiers.csv, README.md and the figure."""
+    """Write selection.csv, by_class.csv, classifiers.csv, README.md and the figure."""
     methods, seeds = context.section("classifiers", tuple[str, ...]), context.section("seeds", tuple[int, ...])
     cells = [(method, seed) for method in methods for seed in seeds]
     reports, scores = context.several["selections"], context.several["scores"]
@@ -21,11 +27,13 @@ def run(context: StepContext) -> None:
             f"{len(reports)} --selections and {len(scores)} --scores are given for {len(cells)} methods and seeds; "
             "give one of each, method by method"
         )
-    selections, classifiers = selection_frame(cells, reports), classifier_frame(cells, scores)
+    selections, by_class = selection_frame(cells, reports), class_frame(cells, reports)
+    classifiers = classifier_frame(cells, scores)
     with whole_folder(context.paths["tables"]) as folder:
         selections.to_csv(folder / "selection.csv", index=False)
         classifiers.to_csv(folder / "classifiers.csv", index=False)
-        (folder / "README.md").write_text(label_markdown(selections, classifiers), encoding="utf-8")
+        by_class.to_csv(folder / "by_class.csv", index=False)
+        (folder / "README.md").write_text(label_markdown(selections, by_class, classifiers), encoding="utf-8")
         if selections["precision"].notna().any():
             save(folder, "precision_recall", label_figure(selections), selections)
     for path in sorted(context.paths["tables"].iterdir()):
@@ -41,7 +49,7 @@ STEP = Step(
         "selections": "report.json of select_clean, method by method and seed by seed",
         "scores": "scores.json of train_classifier, in the same order",
     },
-    outputs={"tables": "folder: selection.csv, classifiers.csv, README.md, precision_recall as .png and .svg"},
+    outputs={"tables": "folder: selection.csv, by_class.csv, classifiers.csv, README.md and the figure"},
     run=run,
     several=("selections", "scores"),
 )

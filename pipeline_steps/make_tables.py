@@ -17,6 +17,7 @@ from pipeline_steps.reporting.contents import write_contents
 from pipeline_steps.reporting.figures.partial_data import pairs_in_use
 from pipeline_steps.reporting.figures.write import write_figures
 from pipeline_steps.reporting.findings import findings_text
+from pipeline_steps.reporting.forget_set import write_forget_set
 from pipeline_steps.reporting.grid import Grid, read_grid
 from pipeline_steps.reporting.history import forget_frame, read_histories
 from pipeline_steps.reporting.measured import Bootstrap, measure_grid
@@ -44,6 +45,7 @@ def run(context: StepContext) -> None:
     history = read_histories(paths["results"], methods, seeds)
     with whole_folder(paths["tables"]) as folder:
         write_tables(folder, measured, summary)
+        write_forget_set(folder, history, summary)
         write_paper_tables(folder, laid, grid, settings.confidence)
         if "overlaps" in paths:
             overlap_tables(folder, grid, paths["overlaps"], places)

@@ -16,9 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.merge_runs", description=__doc__)
     parser.add_argument("--results-dir", type=Path, default=results_dir(), help="where the experiments are")
     parser.add_argument("--uri", help="the server to merge into, if it has moved; else the one that the steps had")
-    parser.add_argument("--experiment", help="also end, as KILLED, its runs whose process is gone from this machine")
+    parser.add_argument(
+        "--experiment", nargs="+", default=[], help="also end, as KILLED, their runs whose process is gone from here"
+    )
     arguments = parser.parse_args(argv)
-    if arguments.experiment is None and not spool_folders(arguments.results_dir):
+    if not arguments.experiment and not spool_folders(arguments.results_dir):
         return 0
     from pipeline_steps.core.tracking.merge import close_dead, merge_spools  # takes a second
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if done.kept:
         command = f"{parser.prog} --results-dir {shlex.quote(str(arguments.results_dir))}"
         print(f"merge_runs: {done.kept} MLflow runs stay spooled ({done.reason}); later: {command}", file=sys.stderr)
-    unclosed = close_dead(arguments.experiment) if arguments.experiment else None
+    unclosed = next(filter(None, map(close_dead, arguments.experiment)), None)
     if unclosed:
         print(f"merge_runs: runs of dead processes may stay RUNNING ({unclosed})", file=sys.stderr)
     return 1 if done.kept or unclosed else 0

@@ -40,11 +40,15 @@ def run(context: StepContext) -> None:
     with threadpool_limits(context.threads or None):
         raw = _scores(context, settings, features, dataset, labels)
     found = select(raw, labels.label, settings, classes=len(classes), seed=context.seed)
-    equal = {rule: top_share(score, float(found.selected_N.mean())) for rule, score in raw.items()}
-    votes = {"votes": found.votes_N, "selected": found.selected_N}
+    share = float(found.selected_N.mean())
+    equal = {rule: top_share(found.judged[rule], share, score) for rule, score in raw.items()}
+    columns: dict[str, Any] = {f"{rule}_probability": found.judged[rule] for rule in raw if rule.endswith("_loss")}
+    columns |= {"votes": found.votes_N, "selected": found.selected_N}
     with whole_file(context.paths["selection"]) as partial:
-        pq.write_table(pa.table({"row": labels.row, "label": labels.label, **raw, **votes}), partial)
-    report = selection_report(found.selected_N, found.picks, equal, raw, labels.is_clean, labels.label, classes)
+        pq.write_table(pa.table({"row": labels.row, "label": labels.label, **raw, **columns}), partial)
+    report = selection_report(
+        found.selected_N, found.picks, equal, found.judged, labels.is_clean, labels.label, classes
+    )
     write_json(context.paths["report"], report)
     context.run.log_metrics({f"selection/{name}": value for name, value in report["selection"].items()})
     context.run.log_file(context.paths["report"])

@@ -11,6 +11,7 @@ CFG = load_config(config)
 EXPERIMENTS = experiments_of(config)
 STUDY = CFG.compare_experiments.over is not None
 SHARED_ROOT = f"{CFG.results_dir}/{CFG.experiment}"  # what the experiments of a study have in common
+RUN_NAMES = sorted({CFG.experiment, *EXPERIMENTS})  # of MLflow's experiments
 ROOT = f"{CFG.results_dir}/{{experiment}}" if STUDY else SHARED_ROOT
 CELL = "{method}/seed{seed}"
 EVALUATIONS = ("eval_zeroshot", "eval_probe", "eval_retrieval")

@@ -36,9 +36,10 @@ def _labels(title: str, labels: str) -> MethodRow:
     return MethodRow(CLASSIFIER, title, {"train_classifier": {"labels": labels, "mixfix": False}})
 
 
-def _one_rule(title: str, rule: str, **settings: Any) -> MethodRow:
-    """The classifier on what one rule selects."""
-    return MethodRow(CLASSIFIER, title, {"select_clean": {"rules": [rule], "agree": 1, **settings}})
+def _one_rule(title: str, rule: str) -> MethodRow:
+    """The classifier on the half of the labels that one rule finds the cleanest."""
+    settings = {"select_clean": {"rules": [rule], "agree": 1, "share": 0.5}}
+    return MethodRow(CLASSIFIER, f"{title}, half of the labels", settings)
 
 
 METHODS: dict[str, MethodRow] = {
@@ -72,11 +73,11 @@ METHODS: dict[str, MethodRow] = {
     "npc": MethodRow("train_npc", "NPC"),
     "ncu_small_loss": _ncu("NCU, small-loss forget set", {"forget_set": {"selection": "small_loss"}}),
     "ncu_consistency": _ncu("NCU, consistency forget set", {"forget_set": {"selection": "consistency"}}),
-    # Classifiers on noisy labels: what CLIPCleaner selects, other selections of the same size, and two bounds.
+    # Classifiers on noisy labels: what CLIPCleaner selects, two bounds, and three rules at equal share.
     "clipcleaner": MethodRow(CLASSIFIER, "CLIPCleaner"),
     "all_labels": _labels("All labels as given", "all"),
     "true_labels": _labels("True labels alone (oracle)", "true"),
-    "zeroshot_loss_labels": _one_rule("Small-loss mixture on CLIP's zero-shot posterior", "zeroshot_loss"),
-    "zeroshot_consistency_labels": _one_rule("CLIP's zero-shot consistency", "zeroshot_consistency"),
-    "confidence_labels": _one_rule("NCU's in-batch confidence, half of the labels", "confidence", share=0.5),
+    "zeroshot_loss_labels": _one_rule("Zero-shot small-loss mixture", "zeroshot_loss"),
+    "zeroshot_consistency_labels": _one_rule("Zero-shot consistency", "zeroshot_consistency"),
+    "confidence_labels": _one_rule("NCU's in-batch confidence", "confidence"),
 }

@@ -13,6 +13,7 @@ ABOUT = {
     "zero_shot": "every data set and measure of zero-shot classification, with what it was made on",
     "linear_probe": "the same of the linear probe",
     "retrieval": "the same of retrieval",
+    "forget_set": "how well the forget sets found the injected noise, with the scores in the end",
     "overlap": "test pictures that are training pictures, and the scores without them",
     "holes": "data sets that could not be had",
 }

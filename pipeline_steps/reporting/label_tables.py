@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import binomtest
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import METHODS
@@ -16,7 +18,10 @@ from pipeline_steps.reporting.figures.style import styled
 from pipeline_steps.reporting.names import MISSING, title_of
 from pipeline_steps.reporting.text_table import text_table
 
-SELECTION = ["method", "seed", "which", "rule", "size", "share", "precision", "recall", "f1", "auroc"]
+MEASURED = ["size", "share", "precision", "recall", "f1"]
+SELECTION = ["method", "seed", "which", "rule", *MEASURED, "auroc"]
+CONFIDENCE = 0.95
+_SELECTION_MARKERS = ("*", "D", "^", "P")
 _TAKEN = {"rules": "at its threshold", "at_equal_share": "at equal share"}
 
 
@@ -35,6 +40,16 @@ def selection_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -
     return pd.DataFrame(rows, columns=SELECTION)
 
 
+def class_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> pd.DataFrame:
+    """A row per selection and class of the given labels: size, share and, with the truth, precision, recall, F1."""
+    rows = [
+        {"method": method, "seed": seed, "class": name, **measured}
+        for (method, seed), path in zip(cells, reports, strict=True)
+        for name, measured in _read(path)["by_class"].items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "class", *MEASURED])
+
+
 def classifier_frame(cells: Sequence[tuple[str, int]], scores: Sequence[Path]) -> pd.DataFrame:
     """A row per classifier and seed: accuracy and mean per class on the test split, fractions, of the last epoch."""
     rows = [
@@ -44,11 +59,21 @@ def classifier_frame(cells: Sequence[tuple[str, int]], scores: Sequence[Path]) -
     return pd.DataFrame(rows)
 
 
-def label_markdown(selections: pd.DataFrame, classifiers: pd.DataFrame) -> str:
-    """Both as Markdown, percent, means over seeds; rules are those of CLIPCleaner where it is there, else of all."""
-    own = selections[selections["method"].eq("clipcleaner")]
-    first = own if len(own) else selections
-    lines = ["# Noisy labels", "", "## Classifiers", ""]
+def label_markdown(selections: pd.DataFrame, by_class: pd.DataFrame, classifiers: pd.DataFrame) -> str:
+    """All three as Markdown, percent, means over seeds; rules and classes are those of `_shown_method`."""
+    shown = _shown_method(selections)
+    titled = title_of(shown)
+    parts = ["# Noisy labels", "## Classifiers", _classifier_table(selections, classifiers)]
+    parts.append(
+        f"In brackets: {100 * CONFIDENCE:g}% interval of the accuracy on so many test pictures (Wilson). The luck of "
+        "training is not in it."
+    )
+    parts += [f"## Rules, of the scores of {titled}", _rule_table(selections[selections["method"].eq(shown)])]
+    parts += [f"## Classes (given labels), {titled}", _class_table(by_class[by_class["method"].eq(shown)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _classifier_table(selections: pd.DataFrame, classifiers: pd.DataFrame) -> str:
     header = ["Method", "Accuracy", "Mean per class", "First selection", "its precision", "its recall"]
     chosen = selections[selections["which"].eq("selection")].groupby("method").mean(numeric_only=True)
     body = []
@@ -56,43 +81,65 @@ def label_markdown(selections: pd.DataFrame, classifiers: pd.DataFrame) -> str:
         quality = [MISSING, MISSING]
         if _selects(str(method)):
             quality = [_percent(chosen[name].loc[str(method)]) for name in ("precision", "recall")]
+        accuracy, count = rows["accuracy"].mean(), int(rows["n"].iloc[0])
+        interval = binomtest(round(accuracy * count), count).proportion_ci(CONFIDENCE, "wilson")
         body.append([
-            str(rows["title"].iloc[0]), _percent(rows["accuracy"].mean()), _percent(rows["mean_per_class"].mean()),
-            f"{rows['first_selected'].mean():,.0f}", *quality,
+            str(rows["title"].iloc[0]), f"{_percent(accuracy)} [{_percent(interval.low)}, {_percent(interval.high)}]",
+            _percent(rows["mean_per_class"].mean()), f"{rows['first_selected'].mean():,.0f}", *quality,
         ])  # fmt: skip
-    lines += [text_table(header, body, "github"), "", "## Rules, of CLIPCleaner's scores", ""]
+    return text_table(header, body, "github")
+
+
+def _rule_table(rows: pd.DataFrame) -> str:
     header = ["", "Rule", "Size", "Precision", "Recall", "F1", "AUROC"]
     body = [
         [
-            *map(str, which_and_rule), f"{rows['size'].mean():,.0f}",
-            *(_percent(rows[name].mean()) for name in ("precision", "recall", "f1")),
-            MISSING if rows["auroc"].isna().any() else f"{rows['auroc'].mean():.3f}",
+            *map(str, which_and_rule), *_measured_cells(of_rule),
+            MISSING if of_rule["auroc"].isna().any() else f"{of_rule['auroc'].mean():.3f}",
         ]
-        for which_and_rule, rows in first.groupby(["which", "rule"], sort=False)
+        for which_and_rule, of_rule in rows.groupby(["which", "rule"], sort=False)
     ]  # fmt: skip
-    return "\n".join([*lines, text_table(header, body, "github")]) + "\n"
+    return text_table(header, body, "github")
+
+
+def _class_table(rows: pd.DataFrame) -> str:
+    body = [[str(name), *_measured_cells(of_class)] for name, of_class in rows.groupby("class", sort=False)]
+    return text_table(["Class", "Size", "Precision", "Recall", "F1"], body, "github")
+
+
+def _measured_cells(rows: pd.DataFrame) -> list[str]:
+    return [f"{rows['size'].mean():,.0f}", *(_percent(rows[name].mean()) for name in ("precision", "recall", "f1"))]
 
 
 def label_figure(selections: pd.DataFrame) -> Figure:
-    """Precision over recall of every rule at equal share and at its own threshold, and of the selection."""
-    markers = {"selection": "*", "at its threshold": "o", "at equal share": "s"}
-    rules = list(dict.fromkeys(selections["rule"]))
+    """Precision over recall: the rules of `_shown_method` at their thresholds and at its share, and every selection."""
+    own = selections[selections["method"].eq(_shown_method(selections)) & selections["which"].ne("selection")]
+    whole = selections[selections["which"].eq("selection") & selections["method"].map(_selects)]
     with styled():
-        figure = Figure(figsize=(6.2, 4.0))
+        figure = Figure(figsize=(7.4, 4.0))
         axis = figure.subplots()
-        for number, rule in enumerate(rules):
-            for which, marker in markers.items():
-                rows = selections[selections["rule"].eq(rule) & selections["which"].eq(which)]
+        for number, rule in enumerate(dict.fromkeys(own["rule"])):
+            for which, marker in (("at its threshold", "o"), ("at equal share", "s")):
+                rows = own[own["rule"].eq(rule) & own["which"].eq(which)]
                 if len(rows):
-                    axis.scatter(
-                        100 * rows["recall"], 100 * rows["precision"], marker=marker, s=90 if marker == "*" else 36,
-                        color=f"C{number}", label=f"{rule.replace('_', ' ')}, {which}", edgecolors="white",
-                        linewidths=0.5,
-                    )  # fmt: skip
+                    _points(axis, rows, f"{rule.replace('_', ' ')}, {which}", color=f"C{number}", marker=marker, s=36)
+        for number, method in enumerate(dict.fromkeys(whole["method"])):
+            rows, title = whole[whole["method"].eq(method)], title_of(method)
+            _points(axis, rows, title, color="black", marker=_SELECTION_MARKERS[number % 4], s=70, facecolors="none")
         axis.set_xlabel("recall of clean labels (%)")
         axis.set_ylabel("precision (%)")
         figure.legend(loc="outside right center", fontsize=7)
     return figure
+
+
+def _points(axis: Axes, rows: pd.DataFrame, label: str, **looks: Any) -> None:
+    axis.scatter(100 * rows["recall"], 100 * rows["precision"], label=label, linewidths=1.0, **looks)
+
+
+def _shown_method(selections: pd.DataFrame) -> str:
+    """CLIPCleaner where it is there, else the first."""
+    methods = list(dict.fromkeys(selections["method"]))
+    return "clipcleaner" if "clipcleaner" in methods else str(methods[0])
 
 
 def _selects(method: str) -> bool:

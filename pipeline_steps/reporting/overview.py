@@ -18,23 +18,45 @@ _SETS = "/sets"
 
 
 def overview(experiment: Path, store: str) -> str:
-    """The text for `results/<experiment>`; `store` says where MLflow keeps its runs.
+    """The text for `results/<experiment>`, which may be a study; `store` says where MLflow keeps its runs.
 
     Raises PipelineError when the tables have not been made.
     """
     table = experiment / "tables" / "summary.csv"
-    if not table.is_file():
+    if (experiment / "tables" / "scores.csv").is_file():
+        sections = _study_sections(experiment, store)
+    elif table.is_file():
+        sections = _sections(experiment, table, store)
+    else:
         raise PipelineError(f"{table} does not exist; make it with `snakemake make_tables` or `make demo`.")
-    sections = {
+    return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in sections.items() if text) + "\n"
+
+
+def _sections(experiment: Path, table: Path, store: str) -> dict[str, str]:
+    labels = experiment / "label_tables" / "README.md"
+    return {
         f"Summary of {experiment} (percent)": summary_text(_read(table, ",")),
         "Data sets that could not be had": holes_text(experiment / "tables" / "holes.csv"),
         "What it means": _findings(experiment / "findings.md"),
         "The forget set against the injected noise": forget_text(experiment / "figures" / "forget_set.csv"),
+        "Classifiers on noisy labels": _body(labels),
         "Where things are": _places(experiment, store),
         "Time and memory": time_text(experiment / "benchmarks"),
         "What the trainings and features took": cost_text(_uri(store), experiment.name),
     }
-    return "\n\n".join(f"{title}\n{'-' * len(title)}\n{text}" for title, text in sections.items() if text) + "\n"
+
+
+def _study_sections(experiment: Path, store: str) -> dict[str, str]:
+    entries = dict.fromkeys(row["entry"] for row in _read(experiment / "tables" / "scores.csv", ","))
+    folders = [experiment, *(experiment.with_name(f"{experiment.name}_{entry}") for entry in entries)]
+    return {
+        f"Study {experiment}": _body(experiment / "tables" / "headlines.md"),
+        "What it means": "\n".join(
+            textwrap.fill(f"{folder.name}: {_findings(folder / 'findings.md')}", WIDTH) for folder in folders[1:]
+        ),
+        "Where things are": _places(experiment, store),
+        "Time and memory": time_text(*(folder / "benchmarks" for folder in folders)),
+    }
 
 
 def summary_text(rows: list[Row]) -> str:
@@ -79,11 +101,12 @@ def forget_text(path: Path) -> str:
     return "\n".join(lines)
 
 
-def time_text(folder: Path) -> str:
+def time_text(*folders: Path) -> str:
     """A row per stage from Snakemake's benchmark files, in pipeline order, then the total; empty without files."""
     runs: dict[str, list[Row]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.tsv")):
-        runs[path.relative_to(folder).parts[0].removesuffix(".tsv")] += _read(path, "\t")
+    for folder in folders:
+        for path in sorted(folder.rglob("*.tsv")):
+            runs[path.relative_to(folder).parts[0].removesuffix(".tsv")] += _read(path, "\t")
     if not runs:
         return ""
     order = {stage: number for number, stage in enumerate(stage_order())}
@@ -138,6 +161,11 @@ def _difference(row: Row) -> str:
 
 def _findings(path: Path) -> str:
     return textwrap.fill(path.read_text(encoding="utf-8"), WIDTH) if path.is_file() else ""
+
+
+def _body(path: Path) -> str:
+    """A Markdown file without its first heading; empty without the file."""
+    return path.read_text(encoding="utf-8").split("\n", 1)[-1].strip() if path.is_file() else ""
 
 
 def _places(experiment: Path, store: str) -> str:

@@ -41,7 +41,7 @@ def selection_report(
     if is_clean is not None:
         report["clean"] = int(is_clean.sum())
         if 0 < is_clean.sum() < len(is_clean):
-            finite = {rule: np.nan_to_num(score, nan=1.0) for rule, score in scores.items()}
+            finite = {rule: np.nan_to_num(score, nan=0.0) for rule, score in scores.items()}  # what no threshold passes
             report["auroc"] = {rule: float(roc_auc_score(is_clean, score)) for rule, score in finite.items()}
     return report
 

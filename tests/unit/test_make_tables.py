@@ -36,7 +36,7 @@ def test_tables_figures_and_findings_are_made_and_shown(tmp_path: Path, capsys: 
     outputs = _outputs(results)
     for _ in range(2):
         assert command(STEP, settings=WANTED, method="report", results=results, paper=PAPER, **outputs) == 0
-    assert len(list(outputs["tables"].iterdir())) == 9
+    assert len(list(outputs["tables"].iterdir())) == 11
     assert len(list(outputs["figures"].iterdir())) == 12
     (run,) = runs_of("make_tables")
     assert {"findings.md", "tables/summary.md", "figures/recall_by_method.png"} <= artifacts_of(run)

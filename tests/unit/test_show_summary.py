@@ -55,3 +55,35 @@ def test_a_configuration_without_the_folder_is_refused(
     (tmp_path / "overlay.yaml").write_text("experiment: mine")
     assert show_summary.main(["--config", "overlay.yaml"]) == 1
     assert "overlay.yaml: no results_dir; give the results folder itself" in capsys.readouterr().err
+
+
+def test_a_study_shows_its_table_and_what_each_experiment_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tables = tmp_path / "two" / "tables"
+    tables.mkdir(parents=True)
+    (tables / "scores.csv").write_text("entry,place\nlow,0.0\nhigh,0.4\nlow,0.0\n")
+    (tables / "headlines.md").write_text("# By experiment\n\n| Method | 0 | 0.4 |\n")
+    for number, entry in enumerate(("low", "high")):
+        folder = tmp_path / f"two_{entry}"
+        (folder / "benchmarks" / "train_npc" / "npc").mkdir(parents=True)
+        (folder / "findings.md").write_text(f"found with {entry} noise")
+        (folder / "benchmarks/train_npc/npc/seed0.tsv").write_text(f"s\tmax_rss\n{60 * number + 30}\t100\n")
+    assert show_summary.main([str(tmp_path / "two")]) == 0
+    shown = capsys.readouterr().out
+    assert f"Study {tmp_path}/two" in shown
+    assert "| Method | 0 | 0.4 |" in shown
+    assert shown.index("two_low: found with low noise") < shown.index("two_high: found with high noise")
+    (row,) = (line for line in shown.splitlines() if line.startswith("train_npc"))
+    assert "2 min 00 s" in row
+
+
+def test_classifiers_stand_in_the_summary_where_there_are_some(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _table(tmp_path / "labels" / "tables")
+    (tmp_path / "labels" / "label_tables").mkdir()
+    (tmp_path / "labels" / "label_tables" / "README.md").write_text("# Noisy labels\n\n| CLIPCleaner | 71.0 |\n")
+    assert show_summary.main([str(tmp_path / "labels")]) == 0
+    assert "Classifiers on noisy labels\n---------------------------\n| CLIPCleaner | 71.0 |" in capsys.readouterr().out

@@ -54,7 +54,7 @@ class SelectCleanConfig:
     """CLIPCleaner: the samples whose label `agree` of the `rules` take for clean.
 
     `prompt` has {c} for the class and {feature} for each of its phrases in `class_features` (a YAML file; null: one
-    prompt without). `share` keeps the samples of the highest scores of one rule, as many, in place of its threshold.
+    prompt without). `share` keeps that share of the samples, by the score of one rule, in place of its threshold.
     """
 
     prompt: Annotated[str, Field(pattern=r"\{c\}")]

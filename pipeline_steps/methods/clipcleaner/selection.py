@@ -20,8 +20,9 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Selection(NamedTuple):
-    """What each rule takes for clean, how many do, and the samples that are selected, (N,) each."""
+    """What each rule judges by and takes for clean, how many do, and the samples that are selected, (N,) each."""
 
+    judged: dict[str, Floats]
     picks: dict[str, Flags]
     votes_N: Integers
     selected_N: Flags
@@ -33,20 +34,17 @@ def select(
     """The samples that `agree` of the rules take for clean, and of classes that would be empty those that fill them.
 
     `scores` has every rule's (N,): those by loss scaled within their class, whose mixture's probability is judged;
-    the others as they are. With `share` a rule picks the highest scores themselves.
+    the others as they are.
     """
     judged: dict[str, Floats] = {
-        rule: mixture_probability(score, label_N, settings, seed)
-        if rule.endswith("_loss") and settings.share is None
-        else score
+        rule: mixture_probability(score, label_N, settings, seed) if rule.endswith("_loss") else score
         for rule, score in scores.items()
-        if rule in settings.rules
     }
-    picks = rule_picks(judged, settings)
+    picks: dict[str, Flags] = {rule: _picked(judged[rule], scores[rule], rule, settings) for rule in settings.rules}
     votes_N = np.sum(list(picks.values()), axis=0)
     chosen = votes_N >= settings.agree
     filled = fill_empty_classes(chosen, scores["zeroshot_loss"], label_N, settings, classes=classes)
-    return Selection(picks, votes_N, filled)
+    return Selection(judged, picks, votes_N, filled)
 
 
 def scaled_in_class(score_N: Floats, label_N: Integers) -> Floats:
@@ -78,29 +76,13 @@ def mixture_probability(scaled_N: Floats, label_N: Integers, settings: SelectCle
     return found
 
 
-def top_share(score_N: Floats, share: float) -> Flags:
-    """The round(share * N) samples of the highest score; equal ones by position, NaN last."""
-    order = np.argsort(-np.nan_to_num(score_N, nan=-np.inf), kind="stable")
+def top_share(score_N: Floats, share: float, ties_N: Floats | None = None) -> Flags:
+    """The round(share * N) samples of the highest score; equal ones by `ties_N`, then by position; NaN last."""
+    keys = [-np.nan_to_num(one, nan=-np.inf) for one in (ties_N, score_N) if one is not None]
+    order = np.lexsort(keys)
     picked = np.zeros(len(score_N), dtype=bool)
     picked[order[: round(share * len(score_N))]] = True
     return picked
-
-
-def rule_picks(scores: Mapping[str, Floats], settings: SelectCleanConfig) -> dict[str, Flags]:
-    """What each rule takes for clean, (N,) each.
-
-    `scores` holds, for rules by loss, the mixture's probability; for rules by consistency, the consistency. The rule
-    confidence has no threshold and picks by `share` alone.
-    """
-    picks: dict[str, Flags] = {}
-    for rule in settings.rules:
-        if settings.share is not None:
-            picks[rule] = top_share(scores[rule], settings.share)
-        else:
-            bound = settings.theta_gmm if rule.endswith("_loss") else settings.theta_consistency
-            with np.errstate(invalid="ignore"):
-                picks[rule] = scores[rule] >= bound
-    return picks
 
 
 def fill_empty_classes(
@@ -128,3 +110,11 @@ def _rows_of_classes(label_N: Integers) -> list[Integers]:
     """The rows of each class that has some."""
     order = np.argsort(label_N, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(label_N[order])) + 1) if len(order) else []
+
+
+def _picked(judged_N: Floats, score_N: Floats, rule: str, settings: SelectCleanConfig) -> Flags:
+    """Above the rule's threshold; or the share that is asked for, equal probabilities of a mixture by the loss."""
+    if settings.share is not None:
+        return top_share(judged_N, settings.share, score_N)
+    with np.errstate(invalid="ignore"):
+        return judged_N >= (settings.theta_gmm if rule.endswith("_loss") else settings.theta_consistency)

@@ -42,12 +42,11 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "clipcleaner": {},
     "all_labels": {"train_classifier.labels": "all", "train_classifier.mixfix": False},
     "true_labels": {"train_classifier.labels": "true", "train_classifier.mixfix": False},
-    "zeroshot_loss_labels": {"select_clean.rules": ("zeroshot_loss",), "select_clean.agree": 1},
-    "zeroshot_consistency_labels": {"select_clean.rules": ("zeroshot_consistency",), "select_clean.agree": 1},
-    "confidence_labels": {
-        "select_clean.rules": ("confidence",), "select_clean.agree": 1, "select_clean.share": 0.5,
+    **{
+        f"{rule}_labels": {"select_clean.rules": (rule,), "select_clean.agree": 1, "select_clean.share": 0.5}
+        for rule in ("zeroshot_loss", "zeroshot_consistency", "confidence")
     },
-}  # fmt: skip
+}
 BASELINES = [name for name, row in METHODS.items() if row.stage == "train_baseline"]
 
 

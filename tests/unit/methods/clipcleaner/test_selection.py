@@ -84,7 +84,25 @@ def test_a_share_keeps_the_highest_scores_of_one_rule() -> None:
     settings = replace(SETTINGS, rules=("confidence",), agree=1, share=0.4, empty_classes="leave")
     found = select(scores, np.zeros(5, dtype=int), settings, classes=1, seed=0)
     assert found.selected_N.tolist() == [False, True, True, False, False]
+    assert top_share(np.array([1.0, 1.0, 0.2, 1.0]), 0.5, np.array([0.1, 0.9, 1.0, 0.3])).tolist() == [
+        False, True, False, True,
+    ]  # fmt: skip
     assert top_share(scores["confidence"], 0.8).tolist() == [True, True, True, False, True]
+
+
+def test_a_share_by_loss_is_by_the_mixtures_probability_and_then_by_the_loss() -> None:
+    label = np.zeros(60, dtype=int)
+    scores = {"zeroshot_loss": scaled_in_class(_two_humps(30, 6), label)}
+    settings = replace(SETTINGS, rules=("zeroshot_loss",), agree=1, share=0.25, empty_classes="leave")
+    found = select(scores, label, settings, classes=1, seed=0)
+    assert found.selected_N.sum() == 15
+    assert (
+        found.judged["zeroshot_loss"][found.selected_N].min() >= found.judged["zeroshot_loss"][~found.selected_N].max()
+    )
+    assert (
+        found.judged["zeroshot_loss"].tolist()
+        == mixture_probability(scores["zeroshot_loss"], label, settings, 0).tolist()
+    )
 
 
 @pytest.mark.parametrize(
