@@ -178,6 +178,8 @@ def _name_problems(sections: Mapping[str, Any]) -> list[str]:
         for name in sections.get(key, ()):
             if name not in known:
                 also = "" if is_classifier else " (the reference is always there)"
+                if name in METHODS and name != REFERENCE:
+                    also += f"; {name} stands under `{'methods' if is_classifier else 'classifiers'}`"
                 problems.append(f"{key}: {name!r} is not a method; allowed: {', '.join(known)}{also}")
     return problems
 
@@ -192,6 +194,19 @@ def _label_problems(sections: Mapping[str, Any]) -> list[str]:
     return [
         f"inject_label_noise.dataset = {noise.dataset!r}: classifiers need one of prepare_dataset.datasets; allowed: "
         + ", ".join(prepare.datasets)
+    ]
+
+
+def _label_set_problems(name: str, row: Raw, sections: Mapping[str, Any]) -> list[str]:
+    """The set of the classifiers is one with labels to train on."""
+    noise = sections.get("inject_label_noise")
+    if not noise or noise.dataset != name or not sections.get("classifiers"):
+        return []
+    if "classification" in row["tasks"] and "train" in row["n"]:
+        return []
+    return [
+        f"inject_label_noise.dataset = {name!r}: classifiers need a set for classification with a train split, and its "
+        "row has none"
     ]
 
 
@@ -221,7 +236,7 @@ def _architecture_problems(path: Path, sections: Mapping[str, Any]) -> list[str]
     if "hf_model_name" in text:
         return []
     problems = []
-    for stage in ("train_reference", "learn_prompt", "unlearn"):
+    for stage in ("train_reference", "learn_prompt", "unlearn", "train_npc"):
         if stage in sections and sections[stage].training.freeze.text_blocks > layers:
             problems.append(
                 f"{stage}.training.freeze.text_blocks = {sections[stage].training.freeze.text_blocks}: the text tower "
@@ -249,7 +264,8 @@ def _dataset_problems(sections: Mapping[str, Any]) -> list[str]:
                 allowed = ", ".join(rows)
                 problems.append(f"prepare_dataset.datasets: {name!r} is no row of {prepare.table}; allowed: {allowed}")
             else:
-                problems += problems_of(rows[name], DatasetRow, f"{prepare.table}: {name}")
+                wrong = problems_of(rows[name], DatasetRow, f"{prepare.table}: {name}")
+                problems += wrong or _label_set_problems(name, rows[name], sections)
     if prepare and tables:
         for average, names in tables.averages.items():
             if unknown := [name for name in names if name not in prepare.datasets]:

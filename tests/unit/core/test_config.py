@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, settings_json
+from pipeline_steps.core.config import (
+    ConfigError,
+    load_config,
+    load_section,
+    merged,
+    read_yaml,
+    resolve,
+    settings_json,
+)
 from pipeline_steps.core.schema import UnlearnConfig
 
 CONFIG = Path("config")
@@ -187,3 +195,24 @@ def test_a_preset_is_a_column_under_the_users_keys_and_a_methods_row_goes_over_b
     assert load_config(raw).unlearn.gamma == 0.7
     with pytest.raises(ConfigError, match=r"preset = 'papper': allowed is one of ours, paper, official"):
         load_config(raw | {"preset": "papper"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"methods": ["clipcleaner"]}, "clipcleaner stands under `classifiers`"),
+        ({"classifiers": ["npc"], "inject_label_noise": {"dataset": "openclipart"}}, "npc stands under `methods`"),
+        ({"classifiers": ["clipcleaner"]}, "classifiers need one of prepare_dataset.datasets; allowed: openclipart"),
+        (
+            {
+                "classifiers": ["clipcleaner"], "inject_label_noise": {"dataset": "flickr30k"},
+                "prepare_dataset": {"datasets": ["openclipart", "flickr30k"]},
+            },
+            "inject_label_noise.dataset = 'flickr30k': classifiers need a set for classification with a train split",
+        ),
+    ],
+)  # fmt: skip
+def test_classifiers_and_methods_stand_under_their_own_key(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(merged(read_yaml([CONFIG / "config.yaml"]), changes))
+    assert told in str(error.value)
