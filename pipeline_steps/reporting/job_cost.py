@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.core.cost import FLOAT, counted, npc_operations, training_operations
-from pipeline_steps.core.methods import METHODS
+from pipeline_steps.core.methods import CLASSIFIER, METHODS
 from pipeline_steps.core.schema import Config
 from pipeline_steps.reporting.bill import Item
 
@@ -29,7 +29,9 @@ def item_of(raw: dict[str, Any], job: dict[str, Any], pairs: int | None) -> Item
 
 
 def _operations(config: Config, stage: str, pairs: int | None, checkpoints: int) -> float | None:
-    """Operations of a job, where the pairs are known."""
+    """Operations of a job, where they are known; those of a classifier are not counted."""
+    if stage == CLASSIFIER:
+        return None
     model = counted(config.model.architecture)
     if stage == "extract_features":
         return checkpoints * _pictures(config) * model.image_operations
@@ -69,6 +71,7 @@ def _disk(config: Config, stage: str, pairs: int | None, job: dict[str, Any]) ->
         width = counted(config.model.architecture).embedding_width
         taps = sum(_TAP_WIDTH[tap] for tap in config.extract_features.taps)
         return float(job["checkpoints"] * _pictures(config) * taps * width * FLOAT)
-    if stage in {method.stage for method in METHODS.values()} | {"learn_prompt", "import_reference", "export_model"}:
+    trained = {method.stage for method in METHODS.values()} - {CLASSIFIER}
+    if stage in trained | {"learn_prompt", "import_reference", "export_model"}:
         return counted(config.model.architecture).parameters * FLOAT
     return 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -41,7 +40,7 @@ def test_labels_are_cleaned_and_classifiers_trained_on_them(tmp_path: Path, data
     (folder / "labels.yaml").write_text(SMALL.format(dataset=dataset, pictures=PICTURES))
     if dataset == "cifar10":
         (folder / "data" / "evaluation").mkdir(parents=True)
-        os.symlink(CIFAR10, folder / "data" / "evaluation" / "cifar10")
+        (folder / "data" / "evaluation" / "cifar10").symlink_to(CIFAR10)
     files = ("config/smoke.yaml", "labels.yaml")
     ran = snakemake(folder, "--cores", "2", "results/labels/label_tables", configfiles=files)
     assert ran.returncode == 0, ran.stdout[-4000:]
