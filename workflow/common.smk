@@ -13,6 +13,8 @@ STUDY = CFG.compare_experiments.over is not None
 SHARED_ROOT = f"{CFG.results_dir}/{CFG.experiment}"  # what the experiments of a study have in common
 RUN_NAMES = sorted({CFG.experiment, *EXPERIMENTS})  # of MLflow's experiments
 ROOT = f"{CFG.results_dir}/{{experiment}}" if STUDY else SHARED_ROOT
+# A reference alone has two threads; of several, each is trained beside another.
+REFERENCE_THREADS = 2 if len(EXPERIMENTS) * len(CFG.seeds) == 1 else 1
 CELL = "{method}/seed{seed}"
 EVALUATIONS = ("eval_zeroshot", "eval_probe", "eval_retrieval")
 ROWS = (REFERENCE, *CFG.methods)

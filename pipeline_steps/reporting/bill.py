@@ -25,7 +25,8 @@ class Item:
 def bill(items: Sequence[Item], pairs: int | None, tflops_per_gpu: float) -> str:
     """A table by stage, in the order of the configuration, its sum, and what the numbers rest on."""
     order = [field.name for field in fields(Config)]
-    stages = sorted({item.stage for item in items}, key=order.index)
+    place = {stage: number for number, stage in enumerate(order)}
+    stages = sorted({item.stage for item in items}, key=lambda stage: place.get(stage, len(place)))
     body = [_row(stage, [item for item in items if item.stage == stage], tflops_per_gpu) for stage in stages]
     body.append(_row("all", items, tflops_per_gpu))
     header = ["Stage", "Jobs", "GPU-hours, counted", "GPU-hours, at most", "Disk, GB"]

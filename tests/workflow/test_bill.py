@@ -41,6 +41,23 @@ def test_the_paper_run_has_a_price(folder: Path) -> None:
     assert found["eval_probe"][1] == "-"
 
 
+def test_classifiers_have_a_row_whose_cost_nobody_counted(folder: Path) -> None:
+    ran = snakemake(folder, "--profile", "slurm", "-n", configfiles=("config/studies/clipcleaner_cifar10.yaml",))
+    assert ran.returncode == 0, ran.stdout[-3000:]
+    found = _bill(ran.stdout)
+    assert found["train_classifier"][:3] == ["6", "?", "144"]
+    assert found["make_label_tables"] == ["1", "-", "-", "-"]
+    assert found["all"][1] == "?"
+
+
+def test_a_study_has_the_jobs_of_all_its_experiments(folder: Path) -> None:
+    ran = snakemake(folder, "--profile", "slurm", "-n", configfiles=("config/studies/npc_openclipart.yaml",))
+    found = _bill(ran.stdout)
+    assert (found["download_images"][0], found["train_npc"][0], found["compare_experiments"][0]) == ("1", "4", "1")
+    assert found["train_npc"][2] == "96.0"
+    assert float(found["train_npc"][1]) > 0 or found["train_npc"][1] == "<0.01"
+
+
 def test_only_what_would_run_is_on_it(folder: Path) -> None:
     ran = snakemake(folder, "build_manifest", "--profile", "slurm", "-n", configfiles=("config/smoke.yaml",))
     assert list(_bill(ran.stdout)) == ["download_images", "build_manifest", "all"]

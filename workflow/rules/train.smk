@@ -14,6 +14,7 @@ rule train_reference_job:
         f"{ROOT}/logs/train_reference/{CELL}.log",
     benchmark:
         f"{ROOT}/benchmarks/train_reference/{CELL}.tsv"
+    threads: REFERENCE_THREADS
     resources:
         nodes=1,
         processes=1,
