@@ -13,7 +13,7 @@ from pipeline_steps.core.study import places_on_axis
 from pipeline_steps.reporting.figures.study import study_figure
 from pipeline_steps.reporting.figures.style import save
 from pipeline_steps.reporting.published import read_published
-from pipeline_steps.reporting.study import headline_markdown, recall_markdown, shown_metrics, study_frame
+from pipeline_steps.reporting.study import control_frame, headline_markdown, recall_markdown, shown_metrics, study_frame
 
 
 def run(context: StepContext) -> None:
@@ -26,11 +26,13 @@ def run(context: StepContext) -> None:
         )
     published = read_published(Path(settings.published)) if settings.published else None
     made = dict(zip(settings.over, folders, strict=True))
-    frame = study_frame(made, places_on_axis(context.raw_settings), published)
+    places = places_on_axis(context.raw_settings)
+    frame, control = study_frame(made, places, published), control_frame(made, places)
     with whole_folder(context.paths["tables"]) as folder:
         frame.to_csv(folder / "scores.csv", index=False)
         (folder / "retrieval.md").write_text(recall_markdown(frame, settings.axis_title, published), encoding="utf-8")
-        (folder / "headlines.md").write_text(headline_markdown(frame, settings.axis_title), encoding="utf-8")
+        control.to_csv(folder / "minus_control.csv", index=False)
+        (folder / "headlines.md").write_text(headline_markdown(frame, control, settings.axis_title), encoding="utf-8")
     with whole_folder(context.paths["figures"]) as folder:
         save(folder, "scores_over_axis", study_figure(frame, settings.axis_title), frame)
     for name, step, value in shown_metrics(frame):
@@ -47,7 +49,7 @@ STEP = Step(
     sections=("compare_experiments", "build_manifest", "train_reference"),
     inputs={"made": "tables folders of make_tables, one per entry of compare_experiments.over, in its order"},
     outputs={
-        "tables": "folder: scores.csv, headlines.md, retrieval.md",
+        "tables": "folder: scores.csv, minus_control.csv, headlines.md, retrieval.md",
         "figures": "folder: the figure as .png, .svg and its data as .csv",
     },
     run=run,

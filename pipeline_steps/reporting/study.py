@@ -9,11 +9,20 @@ import numpy as np
 import pandas as pd
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.reporting.names import AT_CHANCE, LINEAR_PROBE, MISSING, RETRIEVAL, ZERO_SHOT, measure_title
+from pipeline_steps.reporting.names import (
+    AT_CHANCE,
+    LINEAR_PROBE,
+    MISSING,
+    RETRIEVAL,
+    ZERO_SHOT,
+    column_title,
+    measure_title,
+)
 from pipeline_steps.reporting.published import Published, published_frame
 from pipeline_steps.reporting.tables import FILE_NAMES
 from pipeline_steps.reporting.text_table import text_table
 
+_MINUS = "/minus_control"
 KEYS = ["place", "dataset", "method", "measure"]
 # What a study is looked at by first: a measure of each evaluation, and what people read for it.
 SHOWN = {RETRIEVAL: "mean_recall", ZERO_SHOT: "top1", LINEAR_PROBE: "accuracy"}
@@ -61,8 +70,30 @@ def recall_markdown(frame: pd.DataFrame, axis_title: str, published: Published |
     return "\n".join(lines) + "\n"
 
 
-def headline_markdown(frame: pd.DataFrame, axis_title: str) -> str:
-    """Method down, places across: mean recall, zero-shot top-1 and probe accuracy of every set, percent."""
+def control_frame(tables: Mapping[str, Path], places: Mapping[str, float]) -> pd.DataFrame:
+    """What every experiment's summary says of a method against the equal-compute control, by rising place.
+
+    Columns: entry, place, method, title, headline (a column of the summary), minus_control, low, high (fractions, with
+    the interval of the paired bootstrap). Empty without that control.
+    """
+    rows = []
+    for entry, folder in tables.items():
+        whole = _of_experiment(folder, "summary")
+        for column in (name for name in whole if name.endswith(_MINUS)):
+            for _, row in whole[whole[column].notna()].iterrows():
+                names = {"entry": entry, "place": places[entry], "method": row["method"], "title": row["title"]}
+                names["headline"] = column.removesuffix(_MINUS)
+                rows.append(
+                    {**names, "minus_control": row[column], **{k: row[f"{column}_{k}"] for k in ("low", "high")}}
+                )
+    columns = ["entry", "place", "method", "title", "headline", "minus_control", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).sort_values("place", kind="stable")
+
+
+def headline_markdown(frame: pd.DataFrame, control: pd.DataFrame, axis_title: str) -> str:
+    """Method down, places across: mean recall, zero-shot top-1 and probe accuracy of every set, percent; then the
+    differences of `control_frame`.
+    """
     lines = ["# By experiment", "", f"Percent, over {axis_title}; {AT_CHANCE} not above chance."]
     for stage, measure in SHOWN.items():
         chosen = frame[frame["stage"].eq(stage) & frame["measure"].eq(measure)]
@@ -74,6 +105,15 @@ def headline_markdown(frame: pd.DataFrame, axis_title: str) -> str:
             ]
             header = ["Method", *(f"{place:g}" for place in places)]
             lines += ["", f"## {dataset}: {SHOWN_TITLES[stage]}", "", text_table(header, body, "github")]
+    for headline, rows in control.groupby("headline", sort=False):
+        places = list(dict.fromkeys(rows["place"]))
+        body = [
+            [str(title), *(_difference_cell(cells.set_index("place").loc[place]) for place in places)]
+            for title, cells in rows.groupby("title", sort=False)
+        ]
+        header = ["Method", *(f"{place:g}" for place in places)]
+        title = f"## {column_title(str(headline))} minus that of the equal-compute control [interval], points"
+        lines += ["", title, "", text_table(header, body, "github")]
     return "\n".join(lines) + "\n"
 
 
@@ -92,6 +132,11 @@ def _of_experiment(folder: Path, name: str) -> pd.DataFrame:
         return pd.read_csv(folder / f"{name}.csv")
     except (OSError, ValueError) as error:
         raise PipelineError(f"{folder} has no {name}.csv that can be read ({error}); run make_tables there") from error
+
+
+def _difference_cell(row: pd.Series) -> str:
+    estimate, low, high = (100 * row[name] for name in ("minus_control", "low", "high"))
+    return f"{estimate:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _cell(row: pd.Series) -> str:

@@ -13,7 +13,7 @@ from pipeline_steps.reporting.figures.study import study_figure
 from pipeline_steps.reporting.grid import read_grid
 from pipeline_steps.reporting.measured import Bootstrap, measure_grid
 from pipeline_steps.reporting.published import Published, PublishedSet, published_frame, read_published
-from pipeline_steps.reporting.study import headline_markdown, recall_markdown, shown_metrics, study_frame
+from pipeline_steps.reporting.study import control_frame, headline_markdown, recall_markdown, shown_metrics, study_frame
 from pipeline_steps.reporting.summary import summarise
 from pipeline_steps.reporting.tables import write_tables
 from tests.results_tree import MadeSet, write_tree
@@ -78,7 +78,8 @@ def test_published_values_stand_beside_ours_and_wrong_ones_are_not_compared(
 
 def test_headlines_have_a_row_per_method_and_a_column_per_place(tables: dict[str, Path]) -> None:
     frame = study_frame(tables, PLACES, None)
-    text = headline_markdown(frame, "share shuffled")
+    control = control_frame(tables, PLACES)
+    text = headline_markdown(frame, control, "share shuffled")
     assert "## flickr30k: mean recall" in text
     assert "## openclipart: linear probe" in text
     row = next(line for line in text.splitlines() if METHODS["continued"].title in line)
@@ -86,6 +87,21 @@ def test_headlines_have_a_row_per_method_and_a_column_per_place(tables: dict[str
         frame["method"].eq("continued") & frame["measure"].eq("mean_recall") & frame["dataset"].eq("flickr30k")
     ]
     assert [f"{100 * value:.1f}" for value in chosen["mean"]] == [cell.strip(" †") for cell in row.split("|")[2:4]]
+
+
+def test_differences_to_the_control_are_those_of_the_summaries(tables: dict[str, Path]) -> None:
+    control = control_frame(tables, PLACES)
+    assert set(control["method"]) == {"reference", "ncu"}
+    assert control["place"].is_monotonic_increasing
+    whole = pd.read_csv(tables["more"] / "summary.csv").set_index("method")
+    chosen = control[control["entry"].eq("more") & control["method"].eq("ncu") & control["headline"].eq("mean_recall")]
+    assert chosen["minus_control"].tolist() == [whole.loc["ncu", "mean_recall/minus_control"]]
+    assert chosen["high"].tolist() == [whole.loc["ncu", "mean_recall/minus_control_high"]]
+    text = headline_markdown(study_frame(tables, PLACES, None), control, "share shuffled")
+    assert "## Mean recall minus that of the equal-compute control [interval], points" in text
+    assert f"{100 * chosen['minus_control'].iloc[0]:+.1f} [" in text
+    without = control_frame({"a": tables["more"]}, {"a": 0.0}).iloc[:0]
+    assert "minus" not in headline_markdown(study_frame(tables, PLACES, None), without, "share shuffled")
 
 
 def test_metrics_have_the_place_as_their_step(tables: dict[str, Path]) -> None:
