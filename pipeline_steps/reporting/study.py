@@ -52,7 +52,7 @@ def study_frame(tables: Mapping[str, Path], places: Mapping[str, float], publish
 
 def recall_markdown(frame: pd.DataFrame, axis_title: str, published: Published | None) -> str:
     """A table per retrieval set: place and method down, recalls across, percent; published values in brackets."""
-    lines = ["# Retrieval, by experiment", "", f"Percent. First column: {axis_title}. {AT_CHANCE} not above chance."]
+    lines = ["# Retrieval, by experiment", "", f"Percent; {AT_CHANCE} not above chance."]
     if published:
         lines += ["", f"In brackets: {published.source}."]
         for dataset, of_set in published.datasets.items():
@@ -61,11 +61,11 @@ def recall_markdown(frame: pd.DataFrame, axis_title: str, published: Published |
     recalls = frame[frame["stage"].eq(RETRIEVAL) & ~frame["measure"].str.startswith("mean")]
     for name, rows in recalls.groupby("dataset", sort=False):
         measures = list(dict.fromkeys(rows["measure"]))
-        header = ["", "Method", *(measure_title(measure) for measure in measures)]
+        header = ["Method", axis_title, *(measure_title(measure) for measure in measures)]
         body = []
-        for place_and_title, cells in rows.groupby(["place", "title"], sort=False):
+        for (place, title), cells in rows.groupby(["place", "title"], sort=False):
             of_measure = cells.set_index("measure")
-            body.append([*map(str, place_and_title), *(_cell(of_measure.loc[measure]) for measure in measures)])
+            body.append([str(title), f"{place:g}", *(_cell(of_measure.loc[measure]) for measure in measures)])
         lines += ["", f"## {name}", "", text_table(header, body, "github")]
     return "\n".join(lines) + "\n"
 
@@ -79,7 +79,7 @@ def control_frame(tables: Mapping[str, Path], places: Mapping[str, float]) -> pd
     rows = []
     for entry, folder in tables.items():
         whole = _of_experiment(folder, "summary")
-        for column in (name for name in whole if name.endswith(_MINUS)):
+        for column in (str(name) for name in whole if str(name).endswith(_MINUS)):
             for _, row in whole[whole[column].notna()].iterrows():
                 names = {"entry": entry, "place": places[entry], "method": row["method"], "title": row["title"]}
                 names["headline"] = column.removesuffix(_MINUS)
