@@ -41,17 +41,18 @@ def write_forget_set(folder: Path, history: pd.DataFrame, summary: Summary) -> N
         return
     frame.to_csv(folder / "forget_set.csv", index=False)
     columns = [column for column in summary.columns if not column.needs]
-    header = ["Stage", "Method", *TITLES.values(), *(column.title for column in columns)]
+    header = ["Method, stage", *TITLES.values(), *(column.title for column in columns)]
     body = []
     for _, row in frame.iterrows():
         evaluated = METHODS[row["method"]].stage == row["stage"]
         scores = [percent(cell.score) for cell in summary.row(row["method"])] if evaluated else [""] * len(columns)
-        body.append([row["stage"], row["title"], *(_cell(row, name) for name in TITLES), *scores])
+        body.append([f"{row['title']}, {row['stage']}", *(_cell(row, name) for name in TITLES), *scores])
     parts = [
         "# The forget set against the injected noise",
         "Percent; means over all steps of a stage, spread over seeds. Precision: the share of the picked pairs whose "
         "caption had been shuffled; recall: the share of the shuffled pairs that were picked, which the size of the "
-        "forget set bounds. Scores are those of the checkpoint that the stage wrote.",
+        "forget set bounds. NPC has none: picked are the pairs that weigh less than 1. Scores are those of the "
+        "checkpoint that the stage wrote.",
         text_table(header, body, "pipe"),
     ]
     (folder / "forget_set.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -37,8 +37,8 @@ def test_the_table_has_the_scores_of_the_checkpoint_that_a_stage_wrote(
 ) -> None:
     write_forget_set(tmp_path, read_histories(results, METHODS, (0,)), summary)
     lines = (tmp_path / "forget_set.md").read_text().splitlines()
-    (prompt,) = (line for line in lines if line.startswith("| learn_prompt"))
-    (unlearn,) = (line for line in lines if line.startswith("| unlearn"))
+    (prompt,) = (line for line in lines if line.startswith("| NCU, learn_prompt"))
+    (unlearn,) = (line for line in lines if line.startswith("| NCU, unlearn"))
     final = next(cell for cell in summarise(measured).row("ncu") if cell.column.headline.key == "mean_recall").score
     assert unlearn.rstrip(" |").endswith(f"{100 * final.mean:.1f}")
     assert f"{100 * final.mean:.1f}" not in prompt
