@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,22 +98,10 @@ def headline_markdown(frame: pd.DataFrame, control: pd.DataFrame, axis_title: st
     for stage, measure in SHOWN.items():
         chosen = frame[frame["stage"].eq(stage) & frame["measure"].eq(measure)]
         for dataset, rows in chosen.groupby("dataset", sort=False):
-            places = list(dict.fromkeys(rows["place"]))
-            body = [
-                [str(title), *(_cell(cells.set_index("place").loc[place]) for place in places)]
-                for title, cells in rows.groupby("title", sort=False)
-            ]
-            header = ["Method", *(f"{place:g}" for place in places)]
-            lines += ["", f"## {dataset}: {SHOWN_TITLES[stage]}", "", text_table(header, body, "github")]
+            lines += ["", f"## {dataset}: {SHOWN_TITLES[stage]}", "", _over_places(rows, _cell)]
     for headline, rows in control.groupby("headline", sort=False):
-        places = list(dict.fromkeys(rows["place"]))
-        body = [
-            [str(title), *(_difference_cell(cells.set_index("place").loc[place]) for place in places)]
-            for title, cells in rows.groupby("title", sort=False)
-        ]
-        header = ["Method", *(f"{place:g}" for place in places)]
         title = f"## {column_title(str(headline))} minus that of the equal-compute control [interval], points"
-        lines += ["", title, "", text_table(header, body, "github")]
+        lines += ["", title, "", _over_places(rows, _difference_cell)]
     return "\n".join(lines) + "\n"
 
 
@@ -132,6 +120,16 @@ def _of_experiment(folder: Path, name: str) -> pd.DataFrame:
         return pd.read_csv(folder / f"{name}.csv")
     except (OSError, ValueError) as error:
         raise PipelineError(f"{folder} has no {name}.csv that can be read ({error}); run make_tables there") from error
+
+
+def _over_places(rows: pd.DataFrame, cell: Callable[[pd.Series], str]) -> str:
+    """Method down, places across."""
+    places = list(dict.fromkeys(rows["place"]))
+    body = [
+        [str(title), *(cell(cells.set_index("place").loc[place]) for place in places)]
+        for title, cells in rows.groupby("title", sort=False)
+    ]
+    return text_table(["Method", *(f"{place:g}" for place in places)], body, "github")
 
 
 def _difference_cell(row: pd.Series) -> str:
