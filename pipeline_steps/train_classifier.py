@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors.torch import save
@@ -35,8 +36,7 @@ def run(context: StepContext) -> None:
         fingerprint=f"{context.run.fingerprint}-{context.seed}",
         on_epoch=lambda epoch, measured: context.run.log_metrics(measured, epoch),
     )  # fmt: skip
-    prediction = predict(model, sources.test, settings, device).argmax(dim=1).numpy()
-    label = sources.test_label_M.numpy()
+    label, prediction = _tested(context, model, settings, device)
     scores = {"accuracy": float(np.mean(prediction == label)), "mean_per_class": mean_per_class(label, prediction)}
     scores |= {"chance_accuracy": 1 / sources.classes, "n": len(label), "n_train": len(sources.label_N)}
     scores |= {"first_selected": int(sources.selected_N.sum()), "epochs": len(history)}
@@ -58,19 +58,26 @@ def run(context: StepContext) -> None:
 
 def _sources(context: StepContext, settings: TrainClassifierConfig) -> Sources:
     found, labels = read_prepared(context.paths["prepared"]), read_labels(context.paths["labels"])
-    train, test = found.splits["train"], found.splits["test"]
+    train = found.splits["train"]
     random, plain = transforms_of(settings)
-    tested = np.flatnonzero(test.labels >= 0)
     return Sources(
         training=ClassifierPictures(train.picture, labels.row, random, context.seed),
         plain=ClassifierPictures(train.picture, labels.row, plain, context.seed),
-        test=ClassifierPictures(test.picture, tested, plain, context.seed),
         label_N=torch.from_numpy(labels.label),
         selected_N=torch.from_numpy(starting_selection(settings.labels, labels, context.paths["selection"])),
-        test_label_M=torch.from_numpy(test.labels[tested]),
         truth_N=None if labels.truth is None else torch.from_numpy(labels.truth),
         classes=len(found.classes),
     )
+
+
+def _tested(
+    context: StepContext, model: torch.nn.Module, settings: TrainClassifierConfig, device: torch.device
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Labels and predictions of the test split."""
+    test = read_prepared(context.paths["prepared"]).splits["test"]
+    row = np.flatnonzero(test.labels >= 0)
+    pictures = ClassifierPictures(test.picture, row, transforms_of(settings)[1], context.seed)
+    return test.labels[row], predict(model, pictures, settings, device).argmax(dim=1).numpy()
 
 
 STEP = Step(

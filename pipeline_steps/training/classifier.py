@@ -61,17 +61,15 @@ def transforms_of(settings: TrainClassifierConfig) -> tuple[Callable[[Any], Tens
 
 @dataclass
 class Sources:
-    """Pictures to train on, the same as they are evaluated, and those of the test split, with their labels.
+    """Pictures to train on, the same as they are evaluated, and their labels. Those of the test split are not here.
 
     `label_N` and `selected_N` are of the training pictures; `is_clean_N`, the truth, is for metrics alone.
     """
 
     training: ClassifierPictures
     plain: ClassifierPictures
-    test: ClassifierPictures
     label_N: Tensor
     selected_N: Tensor
-    test_label_M: Tensor
     truth_N: Tensor | None
     classes: int
 
@@ -114,10 +112,10 @@ def train_classifier(
         for epoch in range(course.done, settings.epochs):
             measured = {"loss": _epoch(model, optimizer, sources, course, settings, seed, epoch, device)}
             schedule.step()
-            probability = predict(model, sources.plain, settings, device)
             if settings.mixfix:
+                probability = predict(model, sources.plain, settings, device)
                 course.label_N, course.selected_N = mixfix(probability, sources.label_N, sources.selected_N, settings)
-            measured |= _measures(model, sources, course, settings, device)
+            measured |= _measures(sources, course)
             course.history.append(measured)
             course.done = epoch + 1
             on_epoch(epoch, measured)
@@ -178,11 +176,8 @@ def _batches(sources: Sources, course: _Course, settings: TrainClassifierConfig,
         yield drawn[start : start + settings.batch_size]
 
 
-def _measures(
-    model: nn.Module, sources: Sources, course: _Course, settings: TrainClassifierConfig, device: torch.device
-) -> dict[str, float]:
-    correct = predict(model, sources.test, settings, device).argmax(dim=1) == sources.test_label_M
-    found = {"test_accuracy": float(correct.double().mean()), "selected": float(course.selected_N.sum())}
+def _measures(sources: Sources, course: _Course) -> dict[str, float]:
+    found = {"selected": float(course.selected_N.sum())}
     if sources.truth_N is not None:
         taken = course.label_N[course.selected_N] == sources.truth_N[course.selected_N]
         found["label_precision"] = float(taken.double().mean())
