@@ -40,13 +40,15 @@ def test_every_experiment_of_a_study_is_planned(folder: Path, config: Path) -> N
             (folder / source).mkdir(parents=True, exist_ok=True)
     experiments = len(settings.compare_experiments.over or {None: {}})
     jobs = planned_jobs(folder, configfiles=(f"config/studies/{config.name}",))
-    rows = len(settings.methods) + 1
-    assert jobs["eval_retrieval_job"] == experiments * rows
-    banks = experiments * ("npc" in settings.methods)
+    trainings = experiments * len(settings.seeds)
+    assert jobs["eval_retrieval_job"] == trainings * (len(settings.methods) + 1)
+    banks = trainings * ("npc" in settings.methods)
     assert jobs.get("train_npc_job", 0) == jobs.get("build_memory_bank_job", 0) == banks
-    classifiers = experiments * len(settings.classifiers)
+    classifiers = trainings * len(settings.classifiers)
     assert jobs.get("train_classifier_job", 0) == jobs.get("select_clean_job", 0) == classifiers
-    assert banks + classifiers > 0
+    rules = trainings * sum(name.startswith("ncu") for name in settings.methods)
+    assert jobs.get("unlearn_job", 0) == rules
+    assert banks + classifiers + rules > 0
 
 
 def test_a_study_shares_its_data_and_doubles_the_rest(folder: Path) -> None:
@@ -58,7 +60,8 @@ def test_a_study_shares_its_data_and_doubles_the_rest(folder: Path) -> None:
         "extract_features_job": 2, "eval_zeroshot_job": 6, "eval_probe_job": 6, "eval_retrieval_job": 6,
         "make_tables_job": 2, "compare_experiments": 1,
     }  # fmt: skip
-    assert planned_jobs(folder, "build_manifest", configfiles=files) == {"download_images": 1, "build_manifest_job": 2}
+    manifests = {"download_images": 1, "build_manifest_job": 2, "build_manifest": 1}
+    assert planned_jobs(folder, "build_manifest", configfiles=files) == manifests
     assert planned_jobs(folder, "train_npc", configfiles=files)["train_npc_job"] == 2
 
 
