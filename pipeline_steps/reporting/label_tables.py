@@ -19,19 +19,22 @@ from pipeline_steps.reporting.names import MISSING, title_of
 from pipeline_steps.reporting.text_table import text_table
 
 MEASURED = ["size", "share", "precision", "recall", "f1"]
-SELECTION = ["method", "seed", "which", "rule", *MEASURED, "auroc"]
+SELECTION = ["method", "seed", "which", "rule", *MEASURED, "auroc", "base_rate"]
 CONFIDENCE = 0.95
 _SELECTION_MARKERS = ("*", "D", "^", "P")
 _TAKEN = {"rules": "at its threshold", "at_equal_share": "at equal share"}
 
 
 def selection_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> pd.DataFrame:
-    """A row per selection and per rule, at its own threshold and at the selection's share; fractions."""
+    """A row per selection and per rule, at its own threshold and at the selection's share; fractions.
+
+    Only of methods that are trained on a selection. `base_rate`: share of right labels, a random pick's precision.
+    """
     rows: list[dict[str, Any]] = []
-    for (method, seed), path in zip(cells, reports, strict=True):
-        report = _read(path)
+    for method, seed, report in _selections(cells, reports):
         cell, auroc = {"method": method, "seed": seed}, report.get("auroc", {})
-        rows.append({**cell, "which": "selection", "rule": "all together", **report["selection"]})
+        base = {"base_rate": report["clean"] / report["samples"]} if "clean" in report else {}
+        rows.append({**cell, "which": "selection", "rule": "all together", **report["selection"], **base})
         for group, which in _TAKEN.items():
             rows += [
                 {**cell, "which": which, "rule": rule, **measured, "auroc": auroc.get(rule)}
@@ -44,8 +47,8 @@ def class_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> pd
     """A row per selection and class of the given labels: size, share and, with the truth, precision, recall, F1."""
     rows = [
         {"method": method, "seed": seed, "class": name, **measured}
-        for (method, seed), path in zip(cells, reports, strict=True)
-        for name, measured in _read(path)["by_class"].items()
+        for method, seed, report in _selections(cells, reports)
+        for name, measured in report["by_class"].items()
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "class", *MEASURED])
 
@@ -61,15 +64,18 @@ def classifier_frame(cells: Sequence[tuple[str, int]], scores: Sequence[Path]) -
 
 def label_markdown(selections: pd.DataFrame, by_class: pd.DataFrame, classifiers: pd.DataFrame) -> str:
     """All three as Markdown, percent, means over seeds; rules and classes are those of `_shown_method`."""
-    shown = _shown_method(selections)
-    titled = title_of(shown)
     parts = ["# Noisy labels", "## Classifiers", _classifier_table(selections, classifiers)]
     parts.append(
         f"In brackets: {100 * CONFIDENCE:g}% interval of the accuracy on so many test pictures (Wilson). The luck of "
         "training is not in it."
     )
-    parts += [f"## Rules, of the scores of {titled}", _rule_table(selections[selections["method"].eq(shown)])]
-    parts += [f"## Classes (given labels), {titled}", _class_table(by_class[by_class["method"].eq(shown)])]
+    if len(selections):
+        shown = _shown_method(selections)
+        own, titled = selections[selections["method"].eq(shown)], title_of(shown)
+        parts += [f"## Rules, of the scores of {titled}", _rule_table(own)]
+        if pd.notna(base := own["base_rate"].mean()):
+            parts.append(f"{_percent(base)}% of the labels are right, which is the precision of a random pick.")
+        parts += [f"## Classes (given labels), {titled}", _class_table(by_class[by_class["method"].eq(shown)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -114,7 +120,7 @@ def _measured_cells(rows: pd.DataFrame) -> list[str]:
 def label_figure(selections: pd.DataFrame) -> Figure:
     """Precision over recall: the rules of `_shown_method` at their thresholds and at its share, and every selection."""
     own = selections[selections["method"].eq(_shown_method(selections)) & selections["which"].ne("selection")]
-    whole = selections[selections["which"].eq("selection") & selections["method"].map(_selects)]
+    whole = selections[selections["which"].eq("selection")]
     with styled():
         figure = Figure(figsize=(7.4, 4.0))
         axis = figure.subplots()
@@ -140,6 +146,11 @@ def _shown_method(selections: pd.DataFrame) -> str:
     """CLIPCleaner where it is there, else the first."""
     methods = list(dict.fromkeys(selections["method"]))
     return "clipcleaner" if "clipcleaner" in methods else str(methods[0])
+
+
+def _selections(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> list[tuple[str, int, dict[str, Any]]]:
+    read = [(method, seed, path) for (method, seed), path in zip(cells, reports, strict=True) if _selects(method)]
+    return [(method, seed, _read(path)) for method, seed, path in read]
 
 
 def _selects(method: str) -> bool:

@@ -64,3 +64,6 @@ def test_labels_are_cleaned_and_classifiers_trained_on_them(tmp_path: Path, data
     assert classifiers["epochs"].eq(2).all()
     again = snakemake(folder, "--dry-run", "results/labels/label_tables", configfiles=files)
     assert "Nothing to be done" in again.stdout
+    assert set(selections["method"]) == set(by_class["method"]) == {"clipcleaner", "confidence_labels"}
+    assert whole.loc["clipcleaner", "base_rate"] == pytest.approx(1 - noise["wrong"])
+    assert "of the labels are right" in (root / "label_tables" / "README.md").read_text()
