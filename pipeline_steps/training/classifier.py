@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import Paused, sigterm_noted
+from pipeline_steps.core.process import Paused, ignore_sigterm, sigterm_noted
 from pipeline_steps.core.schema import TrainClassifierConfig
 from pipeline_steps.data.pairs import mixed_seed, seeded
 from pipeline_steps.methods.clipcleaner.mixfix import balanced_order, mixed, mixfix
@@ -110,7 +110,7 @@ def train_classifier(
         on_epoch(number, measured)
     with sigterm_noted() as stop_asked:
         for epoch in range(course.done, settings.epochs):
-            measured = {"loss": _epoch(model, optimizer, sources, course, settings, seed, epoch, device)}
+            measured = {"loss": _epoch(model, optimizer, sources, course, settings, seed, device, stop_asked)}
             schedule.step()
             if settings.mixfix:
                 probability = predict(model, sources.plain, settings, device)
@@ -120,8 +120,7 @@ def train_classifier(
             course.done = epoch + 1
             on_epoch(epoch, measured)
             _keep(model, optimizer, schedule, course, state_file, fingerprint)
-            if stop_asked():
-                raise Paused(f"SIGTERM; the classifier is kept after epoch {epoch + 1}")
+            _stop_if(stop_asked, epoch + 1)
     return course.history
 
 
@@ -131,18 +130,23 @@ def predict(
 ) -> Tensor:
     """Class probabilities (N, K) on the CPU, in the order of the pictures."""
     model.eval()
-    loader = DataLoader(pictures, 4 * settings.batch_size, num_workers=settings.workers)
+    loader = DataLoader(
+        pictures, 4 * settings.batch_size, num_workers=settings.workers, worker_init_fn=ignore_sigterm
+    )  # fmt: skip
     return torch.cat([model(images.to(device)).float().softmax(dim=1).cpu() for _, images in loader])
 
 
 def _epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, sources: Sources, course: _Course,
-    settings: TrainClassifierConfig, seed: int, epoch: int, device: torch.device,
+    settings: TrainClassifierConfig, seed: int, device: torch.device, stop_asked: Callable[[], bool],
 ) -> float:  # fmt: skip
+    """The mean loss of the epoch after those that are done."""
     model.train()
-    sources.training.epoch = epoch
+    sources.training.epoch = epoch = course.done
     batches = list(_batches(sources, course, settings, mixed_seed(seed, epoch)))
-    loader = DataLoader(sources.training, batch_sampler=batches, num_workers=settings.workers)
+    loader = DataLoader(
+        sources.training, batch_sampler=batches, num_workers=settings.workers, worker_init_fn=ignore_sigterm
+    )  # fmt: skip
     losses = []
     for number, (places, images) in enumerate(tqdm(loader, f"epoch {epoch + 1}", mininterval=5.0, unit="batch")):
         labels = course.label_N[places].to(device)
@@ -160,7 +164,13 @@ def _epoch(
         torch.autograd.backward(loss)
         optimizer.step()
         losses.append(float(loss.detach()))
+        _stop_if(stop_asked, epoch)
     return float(np.mean(losses))
+
+
+def _stop_if(asked: Callable[[], bool], done: int) -> None:
+    if asked():
+        raise Paused(f"SIGTERM; the classifier is kept after {done} epochs")
 
 
 def _batches(sources: Sources, course: _Course, settings: TrainClassifierConfig, seed: int) -> Iterator[list[int]]:

@@ -25,6 +25,8 @@ from pipeline_steps.training.update import (
     sum_gradients,
 )
 
+_OFFICIAL_FACTOR = 4.0  # the loss of both directions added up, where ours is their mean, and taken back twice
+
 
 class SiameseStepper:
     """A step of NPC on a global batch of N pairs with their bank.
@@ -32,7 +34,8 @@ class SiameseStepper:
     The copy A' takes the weights of the model A, and one step of an optimiser of A's kind and learning rate on the
     contrastive loss of the batch. The bank's losses under A over those under A' weigh the pairs; A then steps on the
     weighted batch and the bank. `siamese: stateless` has an optimiser without memory; `official` keeps its moments from
-    step to step and takes the gradient twice.
+    step to step, and takes the gradient of both directions' sum twice. The bank's losses are taken in float32 in any
+    `precision`: what one step of a small rate changes is less than half precision holds.
     """
 
     def __init__(self, settings: TrainNpcConfig) -> None:
@@ -47,9 +50,9 @@ class SiameseStepper:
         siamese = self._copy_of(learner, settings)
         seeds = [mixed_seed(step_seed, learner.processes.rank, part) for part in range(3)]
         own = forward(learner, settings, batch, seeds[0])
-        graph = self._settings.bank_gradient
+        graph, exact = self._settings.bank_gradient, replace(settings, precision="fp32")
         banks = [
-            forward(learner, settings, part, seed, graph=graph)
+            forward(learner, exact, part, seed, graph=graph)
             for part, seed in zip(batch.bank, seeds[1:], strict=True)
         ]
         learner.optimizer.zero_grad(set_to_none=True)
@@ -68,7 +71,7 @@ class SiameseStepper:
         learner.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             after = [
-                _losses(forward(replace(learner, model=siamese.model), settings, part, seed, graph=False))
+                _losses(forward(replace(learner, model=siamese.model), exact, part, seed, graph=False))
                 for part, seed in zip(batch.bank, seeds[1:], strict=True)
             ]
         output = npc_loss(loss_N, before, impact_ratios(before, BankLosses(*after)), self._settings)
@@ -114,7 +117,7 @@ class _Siamese:
         """Become A after one step on the gradients that A holds."""
         for own, theirs in zip(self.tensors, _tensors(learner.model), strict=True):
             own.copy_(theirs)
-        factor = (2.0 if kind == "official" else 1.0) / learner.scaler.get_scale()
+        factor = (_OFFICIAL_FACTOR if kind == "official" else 1.0) / learner.scaler.get_scale()
         pairs = zip(trained_parameters(self.optimizer), trained_parameters(learner.optimizer), strict=True)
         for mine, other in pairs:
             mine.grad = None if other.grad is None else other.grad * factor

@@ -57,7 +57,7 @@ def step(model: Any, batch: Batch, training: TrainingConfig, npc: TrainNpcConfig
     losses = _losses(model, batch)
     gradients = torch.autograd.grad(sum(losses) / len(losses), list(named.values()), retain_graph=True)
     official = npc.siamese == "official"
-    taken = [gradient * (2 if official else 1) for gradient in gradients]
+    taken = [gradient * (4 if official else 1) for gradient in gradients]
     siamese = copy.deepcopy(model)
     moments = _adamw(siamese, list(named), taken, training, moments if official else None)
     assert batch.bank is not None

@@ -89,11 +89,13 @@ def _train(folder: Path, output: Path, *, warn_at: Path | None = None, **train: 
     command += [part for name, file in names.items() for part in (f"--{name}", str(output / file))]
     command += ["--settings", _settings(train_classifier, train_classifier=train)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as ran:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as ran:
         while warn_at and ran.poll() is None and not warn_at.exists():
             time.sleep(0.005)
         if warn_at:
-            ran.send_signal(signal.SIGTERM)
+            os.killpg(ran.pid, signal.SIGTERM)  # its loader's workers too, as Slurm does
         _, told = ran.communicate(timeout=300)
     assert ran.returncode == (143 if warn_at else 0), told
 
@@ -214,12 +216,13 @@ def test_a_classifier_is_trained_on_it_and_both_stand_in_the_tables(folder: Path
     assert (tmp_path / "t" / "precision_recall.png").is_file()
 
 
-def test_a_classifier_told_to_end_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_classifier_told_to_end_goes_on_to_the_same_weights(folder: Path, tmp_path: Path, workers: int) -> None:
     _noise(folder, tmp_path)
     _select(folder, tmp_path)
     _train(folder, tmp_path / "whole", epochs=6)
-    _train(folder, tmp_path / "parts", epochs=6, warn_at=tmp_path / "parts" / "scores.json.resume.pt")
-    _train(folder, tmp_path / "parts", epochs=6)
+    _train(folder, tmp_path / "parts", epochs=6, workers=workers, warn_at=tmp_path / "parts/scores.json.resume.pt")
+    _train(folder, tmp_path / "parts", epochs=6, workers=workers)
     whole, parts = (load_file(tmp_path / name / "m.safetensors") for name in ("whole", "parts"))
     assert all(bool((parts[name] == tensor).all()) for name, tensor in whole.items())
     assert not list((tmp_path / "parts").glob("*.resume.pt"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,8 @@ from pipeline_steps.core.config import load_config, read_yaml
 from tests.unit.paths import REPOSITORY
 from tests.workflow.snakemake_runs import planned_jobs, snakemake, workspace
 
-STUDIES = sorted((REPOSITORY / "config" / "studies").glob("*.yaml"))
+AS_CODED = REPOSITORY / "config" / "studies" / "npc_as_coded.yaml"  # goes over another
+STUDIES = sorted({*(REPOSITORY / "config" / "studies").glob("*.yaml")} - {AS_CODED})
 OVER = """
 experiment: two
 methods: [continued, npc]
@@ -49,6 +51,16 @@ def test_every_experiment_of_a_study_is_planned(folder: Path, config: Path) -> N
     rules = trainings * sum(name.startswith("ncu") for name in settings.methods)
     assert jobs.get("unlearn_job", 0) == rules
     assert banks + classifiers + rules > 0
+
+
+@pytest.mark.parametrize("over", [(), (AS_CODED,)], ids=["as stated", "as coded"])
+@pytest.mark.parametrize("name", ["npc_mscoco", "npc_flickr30k", "npc_cc120k"])
+def test_npcs_baseline_is_trained_as_npc_is(name: str, over: tuple[Path, ...]) -> None:
+    files = [REPOSITORY / "config" / "config.yaml", REPOSITORY / "config" / "studies" / f"{name}.yaml", *over]
+    settings = load_config(read_yaml(files))
+    baseline, npc = asdict(settings.unlearn.training), asdict(settings.train_npc.training)
+    assert {key for key in npc if npc[key] != baseline[key]} == ({"lr", "grad_clip_norm"} if over else {"lr"})
+    assert settings.learn_prompt.training.epochs == 0
 
 
 def test_a_study_shares_its_data_and_doubles_the_rest(folder: Path) -> None:

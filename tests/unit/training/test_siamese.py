@@ -61,6 +61,17 @@ def test_a_step_equals_a_plain_float64_one(tmp_path: Path, changes: dict[str, An
         _assert_close(_weights(learner), expected)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_what_a_small_step_does_to_the_bank_is_seen_in_any_precision(tmp_path: Path, precision: str) -> None:
+    found = {}
+    for kind in ("fp32", precision):
+        changes = EXACT | {"lr": 1e-5, "adam_epsilon": 1e-6, "precision": kind}
+        update = SiameseStepper(NPC)(_learner(tmp_path, **changes), tiny.settings(**changes), tiny.banked_batch(0), 0)
+        assert update.output.confidence_N is not None
+        found[kind] = update.output.confidence_N.double()
+    assert float(torch.corrcoef(torch.stack(list(found.values())))[0, 1]) > 0.9
+
+
 @pytest.mark.parametrize("chunk_size", [3, 8])
 def test_chunks_give_the_weights_of_the_whole_batch(tmp_path: Path, chunk_size: int) -> None:
     found = []
