@@ -31,10 +31,7 @@ def run(context: StepContext) -> None:
     noisy = split.labels.copy()
     noisy[row] = _noisy(settings, found, split, row)
     if settings.pictures is not None and settings.pictures < len(row):
-        row, _ = train_test_split(
-            row, train_size=settings.pictures, stratify=split.labels[row], random_state=settings.seed
-        )
-        row = np.sort(row)
+        row = _of_all_classes(row, split.labels[row], settings)
     labels = NoisyLabels(row, noisy[row], None if settings.kind == "own" else split.labels[row])
     write_labels(context.paths["labels"], labels)
     report: dict[str, Any] = {
@@ -55,7 +52,7 @@ def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: Prepared
     if settings.kind == "own":
         return truth
     if settings.kind == "file":
-        return labels_of_file(Path(str(settings.file)), truth)
+        return labels_of_file(Path(str(settings.file)), truth, classes=classes)
     if settings.kind == "symmetric":
         own_too = settings.symmetric_draws == "all_classes"
         return symmetric_noise(truth, classes=classes, fraction=settings.fraction, seed=settings.seed, own_too=own_too)
@@ -64,6 +61,18 @@ def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: Prepared
         return asymmetric_noise(truth, target_K=target, fraction=settings.fraction, seed=settings.seed)
     pixels = np.stack([np.asarray(split.picture(one).resize((_SIDE, _SIDE)), dtype=np.float32).ravel() for one in row])
     return instance_noise(truth, pixels, classes=classes, fraction=settings.fraction, seed=settings.seed)
+
+
+def _of_all_classes(row: Integers, label: Integers, settings: InjectLabelNoiseConfig) -> Integers:
+    """`pictures` of the rows, each class as often as in all of them, in their order."""
+    try:
+        chosen, _ = train_test_split(row, train_size=settings.pictures, stratify=label, random_state=settings.seed)
+    except ValueError as error:
+        raise PipelineError(
+            f"inject_label_noise.pictures = {settings.pictures} cannot be drawn of {len(row)} pictures of "
+            f"{len(np.unique(label))} classes, each as often as in all of them ({error}); take another number, or null"
+        ) from error
+    return np.sort(chosen)
 
 
 def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:
@@ -82,7 +91,8 @@ def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:
 def _rates(labels: NoisyLabels, found: PreparedSet) -> dict[str, object]:
     if labels.truth is None or labels.is_clean is None:
         return {}
-    wrong = {name: float(np.mean(~labels.is_clean[labels.truth == k])) for k, name in enumerate(found.classes)}
+    present = [(name, labels.truth == k) for k, name in enumerate(found.classes) if (labels.truth == k).any()]
+    wrong = {name: float(np.mean(~labels.is_clean[of_class])) for name, of_class in present}
     return {"wrong": float(np.mean(~labels.is_clean)), "wrong_by_true_class": wrong}
 
 

@@ -72,8 +72,9 @@ def _scores(
     for name, log_posterior in (("zeroshot", zeroshot), ("regression", regression)):
         own, consistency = label_scores(log_posterior, labels.label)
         found |= {f"{name}_loss": scaled_in_class(own, labels.label), f"{name}_consistency": consistency}
+    class_text = np.stack([text[owner == one].mean(axis=0) for one in range(len(prompts))])
     found["confidence"] = batch_confidence(
-        image, features.matrix(f"{dataset}/class_text"), labels.label, logit_scale=encoder.logit_scale,
+        image, class_text / np.linalg.norm(class_text, axis=1, keepdims=True), labels.label, logit_scale=scale,
         batch_size=settings.confidence_batch, seed=context.seed,
     )  # fmt: skip
     return found

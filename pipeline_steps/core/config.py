@@ -185,13 +185,16 @@ def _name_problems(sections: Mapping[str, Any]) -> list[str]:
 
 
 def _label_problems(sections: Mapping[str, Any]) -> list[str]:
-    """Classifiers need a set of their own, among those that are evaluated."""
+    """Classifiers need a set of their own, among those that are evaluated, and the oracle needs its truth."""
     noise, prepare = sections.get("inject_label_noise"), sections.get("prepare_dataset")
-    if not noise or not prepare or not sections.get("classifiers"):
+    if not noise or not prepare or not (named := sections.get("classifiers")):
         return []
+    problems = []
+    if noise.kind == "own" and "true_labels" in named:
+        problems = ["classifiers: true_labels needs the truth, which inject_label_noise.kind = 'own' does not have"]
     if noise.dataset in prepare.datasets:
-        return []
-    return [
+        return problems
+    return problems + [
         f"inject_label_noise.dataset = {noise.dataset!r}: classifiers need one of prepare_dataset.datasets; allowed: "
         + ", ".join(prepare.datasets)
     ]

@@ -38,9 +38,12 @@ def asymmetric_noise(label_N: Integers, *, target_K: Integers, fraction: float, 
 def instance_noise(label_N: Integers, pixels_ND: Floats, *, classes: int, fraction: float, seed: int) -> Integers:
     """Labels that flip by what is in the picture (Xia et al. 2020, "Part-dependent Label Noise", Alg. 2).
 
-    A sample's flip rate q is normal with mean `fraction` and deviation 0.1, cut to [0, 1]; a random projection of its
-    standardised pixels, one per true class, gives the other classes their shares of q by a softmax.
+    A sample's flip rate q is normal around `fraction` with deviation 0.1, drawn again outside [0, 1], so that near 0
+    its mean is higher (0.13 for 0.1); a random projection of its standardised pixels, one per true class, gives the
+    other classes their shares of q by a softmax. A `fraction` of 0 leaves every label.
     """
+    if fraction == 0:
+        return label_N.copy()
     random = np.random.default_rng(seed)
     rate_N = _truncated_normal(random, fraction, len(label_N))
     spread = pixels_ND.std(axis=0)

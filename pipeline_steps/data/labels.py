@@ -55,28 +55,39 @@ def read_labels(path: Path) -> NoisyLabels:
 def starting_selection(kind: str, labels: NoisyLabels, selection: Path) -> npt.NDArray[np.bool_]:
     """The samples (N,) to train on: `all`, those that are `true`, or what select_clean `selected`.
 
-    Raises PipelineError for true without a truth, and for a selection of other pictures.
+    Raises PipelineError for true without a truth, for a selection of other pictures, and where no sample is left.
     """
     if kind == "all":
-        return np.ones(len(labels.row), dtype=bool)
-    if kind == "true":
+        found = np.ones(len(labels.row), dtype=bool)
+    elif kind == "true":
         if labels.is_clean is None:
             raise PipelineError("train_classifier.labels: true needs the truth, and these labels come without it")
-        return labels.is_clean
+        found = labels.is_clean
+    else:
+        found = _selected(labels, selection)
+    if not found.any():
+        raise PipelineError(
+            f"train_classifier.labels: {kind} leaves none of {len(found)} samples to train on; lower "
+            "select_clean.agree or its thresholds, or set select_clean.empty_classes: best"
+        )
+    return found
+
+
+def _selected(labels: NoisyLabels, selection: Path) -> npt.NDArray[np.bool_]:
     table = pq.read_table(selection, columns=["row", "selected"])
     if table["row"].to_pylist() != labels.row.tolist():
         raise PipelineError(f"{selection} is of other pictures than the labels; run select_clean again")
     return np.array(table["selected"].to_pylist(), dtype=bool)
 
 
-def labels_of_file(path: Path, truth_N: Integers) -> Integers:
+def labels_of_file(path: Path, truth_N: Integers, *, classes: int) -> Integers:
     """The noisy labels (N,) of a CSV with the columns label and label_noisy, a row per picture in the set's order.
 
-    Raises PipelineError when its true labels are not `truth_N`.
+    Raises PipelineError when its true labels are not `truth_N`, or a noisy one is no class.
     """
     try:
         table = pa_csv.read_csv(path)
-        true, noisy = (table[name].to_numpy().astype(np.int64) for name in _FILE_COLUMNS)
+        true, noisy = (_whole_numbers(table[name]) for name in _FILE_COLUMNS)
     except (OSError, KeyError, pa.ArrowException, ValueError) as error:
         raise PipelineError(
             f"inject_label_noise.file = {str(path)!r} has not the columns {' and '.join(_FILE_COLUMNS)} of whole "
@@ -88,5 +99,16 @@ def labels_of_file(path: Path, truth_N: Integers) -> Integers:
             f"inject_label_noise.file = {str(path)!r} is of other pictures, or in another order: {len(true)} rows for "
             f"{len(truth_N)} pictures, and row {first} is the first whose true label is not the set's"
         )
-    found: Integers = noisy
+    if len(strange := np.flatnonzero((noisy < 0) | (noisy >= classes))):
+        raise PipelineError(
+            f"inject_label_noise.file = {str(path)!r}: label_noisy is {noisy[strange[0]]} in row {strange[0]} and no "
+            f"class in {len(strange)} rows; allowed: 0 to {classes - 1}"
+        )
+    return noisy
+
+
+def _whole_numbers(column: pa.ChunkedArray) -> Integers:
+    if column.null_count or not pa.types.is_integer(column.type):
+        raise ValueError(f"{column.null_count} empty cells, and the others are {column.type}")
+    found: Integers = column.to_numpy().astype(np.int64)
     return found

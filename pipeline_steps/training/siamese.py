@@ -52,8 +52,7 @@ class SiameseStepper:
         own = forward(learner, settings, batch, seeds[0])
         graph, exact = self._settings.bank_gradient, replace(settings, precision="fp32")
         banks = [
-            forward(learner, exact, part, seed, graph=graph)
-            for part, seed in zip(batch.bank, seeds[1:], strict=True)
+            forward(learner, exact, part, seed, graph=graph) for part, seed in zip(batch.bank, seeds[1:], strict=True)
         ]
         learner.optimizer.zero_grad(set_to_none=True)
         loss_N = _losses(own)

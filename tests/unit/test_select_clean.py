@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 from pipeline_steps import inject_label_noise, make_label_tables, select_clean
 from pipeline_steps.core.config import load_config, merged, settings_json
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.labels import read_labels, starting_selection
 from pipeline_steps.evaluation.datasets.prepared import read_prepared
 from tests.unit.evaluation.features import made
 from tests.unit.paths import REPOSITORY
@@ -126,13 +128,30 @@ def test_a_file_of_noise_must_be_of_these_pictures(folder: Path, tmp_path: Path,
     truth = read_prepared(folder / "pets").splits["train"].labels
     pa_csv.write_csv(pa.table({"label": truth, "label_noisy": 1 - truth}), tmp_path / "noise.csv")
     assert _noise(folder, tmp_path, kind="file", file=str(tmp_path / "noise.csv"))["wrong"] == 1
-    pa_csv.write_csv(pa.table({"label": 1 - truth, "label_noisy": truth}), tmp_path / "noise.csv")
-    settings = _settings(
-        inject_label_noise, inject_label_noise={"kind": "file", "file": str(tmp_path / "noise.csv")}
-    )  # fmt: skip
-    options = ["--prepared", str(folder / "pets"), "--labels", str(tmp_path / "l"), "--report", str(tmp_path / "r")]
+    for told, table in {
+        "is of other pictures, or in another order": {"label": 1 - truth, "label_noisy": truth},
+        "label_noisy is 2 in row 0 and no class in": {"label": truth, "label_noisy": truth + 2},
+        "0 empty cells, and the others are double": {"label": truth, "label_noisy": truth + 0.7},
+        "1 empty cells": {"label": truth, "label_noisy": [None, *truth[1:].tolist()]},
+    }.items():
+        pa_csv.write_csv(pa.table(table), tmp_path / "noise.csv")
+        assert told in _refused_noise(folder, tmp_path, capfd, kind="file", file=str(tmp_path / "noise.csv"))
+
+
+@pytest.mark.parametrize("pictures", [1, TRAIN - 1])
+def test_a_number_of_pictures_that_classes_cannot_share_is_refused(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture, pictures: int
+) -> None:
+    told = _refused_noise(folder, tmp_path, capfd, pictures=pictures)
+    assert f"inject_label_noise.pictures = {pictures} cannot be drawn of {TRAIN} pictures of 2 classes" in told
+    assert "Traceback" not in told
+
+
+def _refused_noise(folder: Path, output: Path, capfd: pytest.CaptureFixture, **noise: Any) -> str:
+    options = ["--prepared", str(folder / "pets"), "--labels", str(output / "l"), "--report", str(output / "r")]
+    settings = _settings(inject_label_noise, inject_label_noise=noise)
     assert inject_label_noise.STEP.main([*options, "--settings", settings]) == 1
-    assert "is of other pictures, or in another order" in capfd.readouterr().err
+    return str(capfd.readouterr().err)
 
 
 @pytest.mark.parametrize("kind", ["asymmetric", "instance"])
@@ -179,7 +198,18 @@ def test_folds_and_class_phrases_change_what_is_scored(folder: Path, tmp_path: P
     phrases = tmp_path / "phrases.yaml"
     phrases.write_text("cat: [with whiskers, on a sofa]\ndog: [on a leash]\n")
     described, _ = _select(folder, tmp_path, class_features=str(phrases), prompt="a {c} {feature}.")
-    assert not np.allclose(own["zeroshot_consistency"], described["zeroshot_consistency"])
+    for rule in ("zeroshot_consistency", "confidence"):  # which are compared at equal share, so of the same prompts
+        assert not np.allclose(own[rule], described[rule])
+
+
+def test_a_selection_of_nothing_is_an_error(folder: Path, tmp_path: Path) -> None:
+    _noise(folder, tmp_path)
+    _select(folder, tmp_path)
+    table = pq.read_table(tmp_path / "selection.parquet")
+    nothing = pa.array([False] * len(table))
+    pq.write_table(table.set_column(table.schema.get_field_index("selected"), "selected", nothing), tmp_path / "n")
+    with pytest.raises(PipelineError, match="leaves none of"):
+        starting_selection("selected", read_labels(tmp_path / "labels.parquet"), tmp_path / "n")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ rule:
         named("inject_label_noise")
     input:
         prepared=LABELLED,
+        file=CFG.inject_label_noise.file or [],
     output:
         labels=LABELS,
         report=f"{ROOT}/inject_label_noise/report.json",

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from torch import Tensor
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import SelectCleanConfig
 from pipeline_steps.methods.ncu.forget_set import clean_confidence
 
@@ -48,17 +49,26 @@ def regression_log_posterior(image_ND: Floats, label_N: Integers, settings: Sele
     """log p(class | image) (N, K) of a class-balanced logistic regression on the noisy labels, K = max(label) + 1.
 
     `out_of_fold`: each sample's by regressions that have not seen it; a class that a regression has not seen has
-    probability 0 there. `in_sample`: fitted and read on the same samples, as the official code does.
+    probability 0 there. `in_sample`: fitted and read on the same samples, as the official code does. Where the
+    largest class has fewer samples than `folds`, there are as many folds as those. Raises PipelineError for labels that
+    no regression can be fitted on, such as those of one class.
     """
     model = LogisticRegression(C=settings.inverse_l2, class_weight="balanced", max_iter=settings.max_iterations)
     present, place_N = np.unique(label_N, return_inverse=True)
-    if settings.regression == "in_sample":
-        found = model.fit(image_ND, place_N).predict_log_proba(image_ND)
-    else:
-        folds = StratifiedKFold(settings.folds, shuffle=True, random_state=seed)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The least populated class|Number of classes in training fold")
-            found = cross_val_predict(model, image_ND, place_N, cv=folds, method="predict_log_proba")
+    folds = min(settings.folds, max(2, int(np.bincount(place_N).max(initial=0))))
+    try:
+        if settings.regression == "in_sample":
+            found = model.fit(image_ND, place_N).predict_log_proba(image_ND)
+        else:
+            parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The least populated class|Number of classes in training fold")
+                found = cross_val_predict(model, image_ND, place_N, cv=parts, method="predict_log_proba")
+    except ValueError as error:
+        raise PipelineError(
+            f"select_clean: {len(label_N)} labels of {len(present)} classes are too few for the regression "
+            f"({' '.join(str(error).split())}); take more pictures (inject_label_noise.pictures)"
+        ) from error
     log_NK = np.full((len(label_N), int(label_N.max()) + 1), LEAST_LOG)
     log_NK[:, present] = np.maximum(found, LEAST_LOG)
     return torch.from_numpy(log_NK)

@@ -201,6 +201,10 @@ def test_a_preset_is_a_column_under_the_users_keys_and_a_methods_row_goes_over_b
     ("changes", "told"),
     [
         ({"methods": ["clipcleaner"]}, "clipcleaner stands under `classifiers`"),
+        (
+            {"classifiers": ["true_labels"], "inject_label_noise": {"dataset": "openclipart", "kind": "own"}},
+            "true_labels needs the truth, which inject_label_noise.kind = 'own' does not have",
+        ),
         ({"classifiers": ["npc"], "inject_label_noise": {"dataset": "openclipart"}}, "npc stands under `methods`"),
         ({"classifiers": ["clipcleaner"]}, "classifiers need one of prepare_dataset.datasets; allowed: openclipart"),
         (

@@ -34,6 +34,9 @@ def test_instance_noise_has_its_rate_and_follows_the_picture() -> None:
     noisy = instance_noise(LABELS, pixels, classes=10, fraction=0.4, seed=1)
     assert np.mean(noisy != LABELS) == pytest.approx(0.4, abs=0.02)
     assert (instance_noise(LABELS, pixels, classes=10, fraction=0.4, seed=1) == noisy).all()
+    assert (instance_noise(LABELS, pixels, classes=10, fraction=0.0, seed=1) == LABELS).all()
+    low = instance_noise(LABELS, pixels, classes=10, fraction=0.1, seed=1)
+    assert np.mean(low != LABELS) == pytest.approx(0.13, abs=0.02)
     # Of one class, pictures that are alike go to the same wrong class more often than pictures that are not.
     rows = np.flatnonzero((LABELS == 0) & (noisy != 0))
     near = pixels[rows] - pixels[rows].mean(axis=0)

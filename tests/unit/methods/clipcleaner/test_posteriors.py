@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline_steps.core.config import load_section
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import SelectCleanConfig
 from pipeline_steps.methods.clipcleaner.posteriors import (
     LEAST_LOG,
@@ -89,6 +90,15 @@ def test_a_class_of_one_sample_and_one_that_nobody_has_do_not_stop_the_regressio
     assert np.isfinite(own).all()
     assert consistency[-1] < 1e-6  # no other sample of its class can vouch for it
     assert (found[:, 2:4] == LEAST_LOG).all()
+
+
+def test_classes_smaller_than_the_folds_have_fewer_and_one_class_alone_has_none() -> None:
+    image, label = _clusters(3)
+    _, consistency = label_scores(regression_log_posterior(image, label, replace(SETTINGS, folds=5), 0), label)
+    assert consistency.mean() > 0.5
+    for labels in (np.zeros_like(label), np.array([0] * 8 + [1])):
+        with pytest.raises(PipelineError, match="too few for the regression"):
+            regression_log_posterior(image, labels, SETTINGS, 0)
 
 
 def test_a_regression_is_the_same_with_the_same_seed() -> None:
