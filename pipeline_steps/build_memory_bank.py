@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import faiss
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -48,6 +49,9 @@ def run(context: StepContext) -> None:
     told = monitor.metrics(torch.arange(len(loss)), torch.from_numpy(~is_clean), torch.from_numpy(probability))
     agreement = {"image_agreement": images.agreement, "text_agreement": texts.agreement}
     report = {"pairs": len(loss), "clean": int(is_clean.sum()), **agreement, **told}
+    for side, nearest in (("image", images), ("text", texts)):
+        times = np.unique(nearest.row_P, return_counts=True)[1]
+        report |= {f"{side}_distinct_neighbours": len(times), f"{side}_most_often": int(times.max())}
     write_json(context.paths["report"], report)
     context.run.log_metrics({name: float(value) for name, value in report.items()})
     context.run.log_file(context.paths["report"])

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_folder
+from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.schema import ModelConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.evaluation.scores import CHANCE, Scores, holes_of, measures, without_holes
@@ -20,10 +21,9 @@ from pipeline_steps.reporting.names import measure_title, title_of
 
 EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", "retrieval": "Retrieval"}
 OWN_MEASURE = {"accuracy": ("accuracy", "top1"), "mean_per_class": ("mean_per_class",)}  # of a set's metric
-SECTIONS = (
-    "download_images", "build_manifest", "model", "import_reference", "train_reference", "learn_prompt", "unlearn",
-    "train_baseline",
-)  # fmt: skip
+ALWAYS = ("download_images", "build_manifest", "model", "import_reference", "train_reference")
+OF_NCU, OF_NPC = ("learn_prompt", "unlearn", "train_baseline"), ("build_memory_bank", "train_npc")
+SECTIONS = (*ALWAYS, *OF_NCU, *OF_NPC)
 
 
 def run(context: StepContext) -> None:
@@ -41,13 +41,14 @@ def run(context: StepContext) -> None:
 
 
 def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
+    own = OF_NPC if METHODS[context.method].stage == "train_npc" else OF_NCU
     found = {name: _json(context.paths[name]) for name in EVALUATIONS if name in context.paths}
     return CardFacts(
         method_title=title_of(context.method),
         seed=context.seed,
         architecture=Path(context.section("model", ModelConfig).architecture).stem,
         model_cfg=bundle.model_cfg,
-        settings={name: context.raw_settings[name] for name in SECTIONS},
+        settings={name: context.raw_settings[name] for name in (*ALWAYS, *own)},
         report=_json(context.paths["report"]) if "report" in context.paths else {},
         provenance=bundle.provenance,
         scores=[line for name, scores in found.items() for line in _lines(name, without_holes(scores))],

@@ -27,8 +27,10 @@ def run(context: StepContext) -> None:
             f"{len(reports)} --selections and {len(scores)} --scores are given for {len(cells)} methods and seeds; "
             "give one of each, method by method"
         )
-    selections, by_class = selection_frame(cells, reports), class_frame(cells, reports)
     classifiers = classifier_frame(cells, scores)
+    selecting = [place for place, labels in enumerate(classifiers["labels"]) if labels == "selected"]
+    chosen = [cells[place] for place in selecting], [reports[place] for place in selecting]
+    selections, by_class = selection_frame(*chosen), class_frame(*chosen)
     with whole_folder(context.paths["tables"]) as folder:
         selections.to_csv(folder / "selection.csv", index=False)
         classifiers.to_csv(folder / "classifiers.csv", index=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from safetensors.torch import save
@@ -13,7 +13,7 @@ from safetensors.torch import save
 from pipeline_steps.core.files import whole_file, write_json
 from pipeline_steps.core.schema import TrainClassifierConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.labels import read_labels, starting_selection
+from pipeline_steps.data.labels import Integers, read_labels, starting_selection
 from pipeline_steps.evaluation.datasets.prepared import read_prepared
 from pipeline_steps.evaluation.zero_shot import mean_per_class
 from pipeline_steps.models.classifier import create_classifier
@@ -37,9 +37,10 @@ def run(context: StepContext) -> None:
         on_epoch=lambda epoch, measured: context.run.log_metrics(measured, epoch),
     )  # fmt: skip
     label, prediction = _tested(context, model, settings, device)
-    scores = {"accuracy": float(np.mean(prediction == label)), "mean_per_class": mean_per_class(label, prediction)}
-    scores |= {"chance_accuracy": 1 / sources.classes, "n": len(label), "n_train": len(sources.label_N)}
-    scores |= {"first_selected": int(sources.selected_N.sum()), "epochs": len(history)}
+    scores: dict[str, Any] = {"accuracy": float(np.mean(prediction == label)), "n": len(label), "epochs": len(history)}
+    scores |= {"mean_per_class": mean_per_class(label, prediction), "chance_accuracy": 1 / sources.classes}
+    scores |= {"n_train": len(sources.label_N), "first_selected": int(sources.selected_N.sum())}
+    scores |= {"labels": settings.labels}
     frames = {
         "history": pd.DataFrame(history).rename_axis("epoch").reset_index(),
         "predictions": pd.DataFrame({"label": label, "prediction": prediction}),
@@ -72,7 +73,7 @@ def _sources(context: StepContext, settings: TrainClassifierConfig) -> Sources:
 
 def _tested(
     context: StepContext, model: torch.nn.Module, settings: TrainClassifierConfig, device: torch.device
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+) -> tuple[Integers, Integers]:
     """Labels and predictions of the test split."""
     test = read_prepared(context.paths["prepared"]).splits["test"]
     row = np.flatnonzero(test.labels >= 0)

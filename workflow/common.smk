@@ -219,6 +219,7 @@ STAGE_CELLS = {
     "train_classifier": cells("train_classifier", CFG.classifiers, "scores.json"),
     # These run once per experiment: without a study their rules are targets by themselves.
     **({"build_manifest": [PAIRS], "check_overlap": [OVERLAPS], "make_tables": [TABLES]} if STUDY else {}),
+    **({"inject_label_noise": [LABELS], "make_label_tables": [LABEL_TABLES]} if STUDY and CFG.classifiers else {}),
 }
 # What `snakemake` alone makes; a study also shows all of its experiments together.
 RESULTS = everywhere([TABLES, FIGURES, FINDINGS, *([LABEL_TABLES] if CFG.classifiers else [])])

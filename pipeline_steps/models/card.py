@@ -103,8 +103,9 @@ def _pairs(facts: CardFacts) -> str:
     splits, noise = report.get("splits", {}), report.get("noise", {})
     lines = [source, f"- rows read: {_count(report.get('rows'))}", f"- pairs kept: {_count(report.get('pairs'))}"]
     lines += [f"- {name} pairs: {_count(number)}" for name, number in splits.items()]
-    used = facts.settings.get("unlearn", {}).get("training", {}).get("pairs")
-    lines += [f"- of them used in phase 2: {_count(used)}"] if used else []
+    for section, where in (("unlearn", "in phase 2"), ("train_npc", "by NPC")):
+        used = facts.settings.get(section, {}).get("training", {}).get("pairs")
+        lines += [f"- of them used {where}: {_count(used)}"] if used else []
     fraction = noise.get("fraction", 0)
     lines.append(
         f"- injected noise: captions of {100 * fraction:g}% of the training pairs shuffled among them; "

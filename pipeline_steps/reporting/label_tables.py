@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.methods import METHODS
 from pipeline_steps.reporting.figures.style import styled
 from pipeline_steps.reporting.names import MISSING, title_of
 from pipeline_steps.reporting.text_table import text_table
@@ -28,10 +27,11 @@ _TAKEN = {"rules": "at its threshold", "at_equal_share": "at equal share"}
 def selection_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> pd.DataFrame:
     """A row per selection and per rule, at its own threshold and at the selection's share; fractions.
 
-    Only of methods that are trained on a selection. `base_rate`: share of right labels, a random pick's precision.
+    `base_rate`: share of right labels, a random pick's precision.
     """
     rows: list[dict[str, Any]] = []
-    for method, seed, report in _selections(cells, reports):
+    for (method, seed), path in zip(cells, reports, strict=True):
+        report = _read(path)
         cell, auroc = {"method": method, "seed": seed}, report.get("auroc", {})
         base = {"base_rate": report["clean"] / report["samples"]} if "clean" in report else {}
         rows.append({**cell, "which": "selection", "rule": "all together", **report["selection"], **base})
@@ -47,14 +47,17 @@ def class_frame(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> pd
     """A row per selection and class of the given labels: size, share and, with the truth, precision, recall, F1."""
     rows = [
         {"method": method, "seed": seed, "class": name, **measured}
-        for method, seed, report in _selections(cells, reports)
-        for name, measured in report["by_class"].items()
+        for (method, seed), path in zip(cells, reports, strict=True)
+        for name, measured in _read(path)["by_class"].items()
     ]
     return pd.DataFrame(rows, columns=["method", "seed", "class", *MEASURED])
 
 
 def classifier_frame(cells: Sequence[tuple[str, int]], scores: Sequence[Path]) -> pd.DataFrame:
-    """A row per classifier and seed: accuracy and mean per class on the test split, fractions, of the last epoch."""
+    """A row per classifier and seed: accuracy and mean per class on the test split, fractions, of the last epoch.
+
+    `labels` is what it was trained on: selected, all, or true.
+    """
     rows = [
         {"method": method, "title": title_of(method), "seed": seed, **_read(path)}
         for (method, seed), path in zip(cells, scores, strict=True)
@@ -85,7 +88,7 @@ def _classifier_table(selections: pd.DataFrame, classifiers: pd.DataFrame) -> st
     body = []
     for method, rows in classifiers.groupby("method", sort=False):
         quality = [MISSING, MISSING]
-        if _selects(str(method)):
+        if method in chosen.index:
             quality = [_percent(chosen[name].loc[str(method)]) for name in ("precision", "recall")]
         accuracy, count = rows["accuracy"].mean(), int(rows["n"].iloc[0])
         interval = binomtest(round(accuracy * count), count).proportion_ci(CONFIDENCE, "wilson")
@@ -146,16 +149,6 @@ def _shown_method(selections: pd.DataFrame) -> str:
     """CLIPCleaner where it is there, else the first."""
     methods = list(dict.fromkeys(selections["method"]))
     return "clipcleaner" if "clipcleaner" in methods else str(methods[0])
-
-
-def _selections(cells: Sequence[tuple[str, int]], reports: Sequence[Path]) -> list[tuple[str, int, dict[str, Any]]]:
-    read = [(method, seed, path) for (method, seed), path in zip(cells, reports, strict=True) if _selects(method)]
-    return [(method, seed, _read(path)) for method, seed, path in read]
-
-
-def _selects(method: str) -> bool:
-    """Whether a classifier is trained on a selection, and not on all or on the true labels."""
-    return "labels" not in METHODS[method].settings.get("train_classifier", {})
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def test_every_pair_has_two_other_clean_ones(tmp_path: Path, options: list[str])
     assert clean[neighbours].all()
     assert (neighbours != np.arange(20)[:, None]).all()
     assert (report["pairs"], report["clean"]) == (20, clean.sum())
+    for side, rows in zip(("image", "text"), neighbours.T, strict=True):
+        assert report[f"{side}_distinct_neighbours"] == len(set(rows.tolist()))
+        assert report[f"{side}_most_often"] == max(np.bincount(rows))
     assert report["forget_set/base_rate"] == 0.25
     assert 0 <= report["forget_set/auroc"] <= 1
     (run,) = runs_of("build_memory_bank")

@@ -74,6 +74,17 @@ def test_the_folder_holds_the_model_and_a_card_that_tells_how_it_came_to_be(tmp_
     assert artifacts_of(run) == {"README.md"}
 
 
+def test_a_card_has_the_settings_of_its_own_method(tmp_path: Path) -> None:
+    save_clip(tmp_path / "checkpoint", make("clip", tmp_path))
+    told = {}
+    for method in ("ncu", "npc"):
+        paths = {"checkpoint": tmp_path / "checkpoint", "model": tmp_path / method}
+        assert command(STEP, settings=SETTINGS, method=method, **paths) == 0
+        told[method] = json.loads((tmp_path / method / "README.md").read_text().split("```json")[1].split("```")[0])
+    assert told["npc"].keys() - told["ncu"].keys() == {"build_memory_bank", "train_npc"}
+    assert told["ncu"].keys() - told["npc"].keys() == {"learn_prompt", "unlearn", "train_baseline"}
+
+
 def test_scores_and_report_may_be_left_out(tmp_path: Path) -> None:
     save_clip(tmp_path / "checkpoint", make("clip", tmp_path))
     assert command(STEP, settings=SETTINGS, checkpoint=tmp_path / "checkpoint", model=tmp_path / "model") == 0

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from pipeline_steps import inject_label_noise, make_label_tables, select_clean
 from pipeline_steps.core.config import load_config, merged, settings_json
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import write_json
 from pipeline_steps.data.labels import read_labels, starting_selection
 from pipeline_steps.evaluation.datasets.prepared import read_prepared
 from tests.unit.evaluation.features import made
@@ -244,6 +245,12 @@ def test_a_classifier_is_trained_on_it_and_both_stand_in_the_tables(folder: Path
     rows = pd.read_csv(tmp_path / "t" / "selection.csv")
     assert rows[rows["which"].eq("selection")]["size"].tolist() == [report["selection"]["size"]]
     assert (tmp_path / "t" / "precision_recall.png").is_file()
+    for name in (tmp_path / "t").iterdir():
+        name.unlink()
+    write_json(tmp_path / "one" / "scores.json", scores | {"labels": "all"})  # then that selection trained nothing
+    assert make_label_tables.STEP.main([*options, "--tables", str(tmp_path / "t"), "--settings", settings]) == 0
+    assert pd.read_csv(tmp_path / "t" / "selection.csv").empty
+    assert "## Rules" not in (tmp_path / "t" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -77,6 +77,13 @@ def test_a_study_shares_its_data_and_doubles_the_rest(folder: Path) -> None:
     assert planned_jobs(folder, "train_npc", configfiles=files)["train_npc_job"] == 2
 
 
+def test_a_study_of_classifiers_has_their_stages_as_targets(folder: Path) -> None:
+    (folder / "labels.yaml").write_text("classifiers: [all_labels]\ninject_label_noise: {dataset: openclipart}\n")
+    files = ("config/smoke.yaml", "study.yaml", "labels.yaml")
+    assert planned_jobs(folder, "inject_label_noise", configfiles=files)["inject_label_noise_job"] == 2
+    assert planned_jobs(folder, "make_label_tables", configfiles=files)["make_label_tables_job"] == 2
+
+
 def test_npc_and_its_bank_are_stages(folder: Path) -> None:
     (folder / "npc.yaml").write_text("methods: [npc]\n")
     files = ("config/smoke.yaml", "npc.yaml")

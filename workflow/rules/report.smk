@@ -47,7 +47,7 @@ rule export_model_job:
     params:
         settings=settings(
             "download_images", "build_manifest", "model", "import_reference", "train_reference", "learn_prompt",
-            "unlearn", "train_baseline",
+            "unlearn", "train_baseline", "build_memory_bank", "train_npc",
         ),
     log:
         f"{ROOT}/logs/export_model/{CELL}.log",
