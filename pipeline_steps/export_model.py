@@ -23,7 +23,6 @@ EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", 
 OWN_MEASURE = {"accuracy": ("accuracy", "top1"), "mean_per_class": ("mean_per_class",)}  # of a set's metric
 ALWAYS = ("download_images", "build_manifest", "model", "import_reference", "train_reference")
 OF_NCU, OF_NPC = ("learn_prompt", "unlearn", "train_baseline"), ("build_memory_bank", "train_npc")
-SECTIONS = (*ALWAYS, *OF_NCU, *OF_NPC)
 
 
 def run(context: StepContext) -> None:
@@ -41,14 +40,14 @@ def run(context: StepContext) -> None:
 
 
 def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
-    own = OF_NPC if METHODS[context.method].stage == "train_npc" else OF_NCU
+    sections = (*ALWAYS, *(OF_NPC if METHODS[context.method].stage == "train_npc" else OF_NCU))
     found = {name: _json(context.paths[name]) for name in EVALUATIONS if name in context.paths}
     return CardFacts(
         method_title=title_of(context.method),
         seed=context.seed,
         architecture=Path(context.section("model", ModelConfig).architecture).stem,
         model_cfg=bundle.model_cfg,
-        settings={name: context.raw_settings[name] for name in (*ALWAYS, *own)},
+        settings={name: context.raw_settings[name] for name in sections},
         report=_json(context.paths["report"]) if "report" in context.paths else {},
         provenance=bundle.provenance,
         scores=[line for name, scores in found.items() for line in _lines(name, without_holes(scores))],
@@ -85,7 +84,7 @@ def _json(path: Path) -> dict[str, Any]:
 STEP = Step(
     name="export_model",
     summary="Write a trained model as a folder to hand on: the checkpoint, with a model card.",
-    sections=SECTIONS,
+    sections=(*ALWAYS, *OF_NCU, *OF_NPC),
     inputs={
         "checkpoint": "checkpoint folder of a training step",
         "zeroshot": "optional: scores.json of eval_zeroshot",

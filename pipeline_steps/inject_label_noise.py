@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import write_json
 from pipeline_steps.core.schema import InjectLabelNoiseConfig
 from pipeline_steps.core.step import Step, StepContext
 from pipeline_steps.data.label_noise import asymmetric_noise, instance_noise, symmetric_noise
-from pipeline_steps.data.labels import Integers, NoisyLabels, labels_of_file, write_labels
+from pipeline_steps.data.labels import Integers, NoisyLabels, labels_of_file, of_all_classes, write_labels
 from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit, read_prepared
 
 _SIDE = 32  # pixels that decide on instance-dependent noise
@@ -31,7 +30,7 @@ def run(context: StepContext) -> None:
     noisy = split.labels.copy()
     noisy[row] = _noisy(settings, found, split, row)
     if settings.pictures is not None and settings.pictures < len(row):
-        row = _of_all_classes(row, split.labels[row], settings)
+        row = of_all_classes(row, split.labels[row], settings.pictures, settings.seed)
     labels = NoisyLabels(row, noisy[row], None if settings.kind == "own" else split.labels[row])
     write_labels(context.paths["labels"], labels)
     report: dict[str, Any] = {
@@ -61,18 +60,6 @@ def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: Prepared
         return asymmetric_noise(truth, target_K=target, fraction=settings.fraction, seed=settings.seed)
     pixels = np.stack([np.asarray(split.picture(one).resize((_SIDE, _SIDE)), dtype=np.float32).ravel() for one in row])
     return instance_noise(truth, pixels, classes=classes, fraction=settings.fraction, seed=settings.seed)
-
-
-def _of_all_classes(row: Integers, label: Integers, settings: InjectLabelNoiseConfig) -> Integers:
-    """`pictures` of the rows, each class as often as in all of them, in their order."""
-    try:
-        chosen, _ = train_test_split(row, train_size=settings.pictures, stratify=label, random_state=settings.seed)
-    except ValueError as error:
-        raise PipelineError(
-            f"inject_label_noise.pictures = {settings.pictures} cannot be drawn of {len(row)} pictures of "
-            f"{len(np.unique(label))} classes, each as often as in all of them ({error}); take another number, or null"
-        ) from error
-    return np.sort(chosen)
 
 
 def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:

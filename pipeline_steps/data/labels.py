@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
+from sklearn.model_selection import train_test_split
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file
@@ -78,6 +79,22 @@ def _selected(labels: NoisyLabels, selection: Path) -> npt.NDArray[np.bool_]:
     if table["row"].to_pylist() != labels.row.tolist():
         raise PipelineError(f"{selection} is of other pictures than the labels; run select_clean again")
     return np.array(table["selected"].to_pylist(), dtype=bool)
+
+
+def of_all_classes(row_N: Integers, label_N: Integers, pictures: int, seed: int) -> Integers:
+    """`pictures` of the rows (N,), each class as often as in all of them, in their order.
+
+    Raises PipelineError for a number that the classes cannot share.
+    """
+    try:
+        chosen, _ = train_test_split(row_N, train_size=pictures, stratify=label_N, random_state=seed)
+    except ValueError as error:
+        raise PipelineError(
+            f"inject_label_noise.pictures = {pictures} cannot be drawn of {len(row_N)} pictures of "
+            f"{len(np.unique(label_N))} classes, each as often as in all of them ({error}); take another, or null"
+        ) from error
+    found: Integers = np.sort(chosen)
+    return found
 
 
 def labels_of_file(path: Path, truth_N: Integers, *, classes: int) -> Integers:
