@@ -67,9 +67,9 @@ def starting_selection(kind: str, labels: NoisyLabels, selection: Path) -> npt.N
     else:
         found = _selected(labels, selection)
     if not found.any():
+        remedy = "inject_label_noise.fraction" if kind == "true" else "select_clean.agree or its thresholds"
         raise PipelineError(
-            f"train_classifier.labels: {kind} leaves none of {len(found)} samples to train on; lower "
-            "select_clean.agree or its thresholds, or set select_clean.empty_classes: best"
+            f"train_classifier.labels: {kind} leaves none of {len(found)} samples to train on; lower {remedy}"
         )
     return found
 

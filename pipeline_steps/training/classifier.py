@@ -63,7 +63,7 @@ def transforms_of(settings: TrainClassifierConfig) -> tuple[Callable[[Any], Tens
 class Sources:
     """Pictures to train on, the same as they are evaluated, and their labels. Those of the test split are not here.
 
-    `label_N` and `selected_N` are of the training pictures; `is_clean_N`, the truth, is for metrics alone.
+    `label_N` and `selected_N` are of the training pictures; `truth_N`, None if unknown, is for metrics alone.
     """
 
     training: ClassifierPictures

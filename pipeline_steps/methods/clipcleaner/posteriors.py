@@ -66,8 +66,8 @@ def regression_log_posterior(image_ND: Floats, label_N: Integers, settings: Sele
                 found = cross_val_predict(model, image_ND, place_N, cv=parts, method="predict_log_proba")
     except ValueError as error:
         raise PipelineError(
-            f"select_clean: {len(label_N)} labels of {len(present)} classes are too few for the regression "
-            f"({' '.join(str(error).split())}); take more pictures (inject_label_noise.pictures)"
+            f"select_clean: the regression cannot be fitted on {len(label_N)} labels of {len(present)} classes "
+            f"({' '.join(str(error).split())}); where they are too few, take more (inject_label_noise.pictures)"
         ) from error
     log_NK = np.full((len(label_N), int(label_N.max()) + 1), LEAST_LOG)
     log_NK[:, present] = np.maximum(found, LEAST_LOG)

@@ -97,7 +97,7 @@ def test_classes_smaller_than_the_folds_have_fewer_and_one_class_alone_has_none(
     _, consistency = label_scores(regression_log_posterior(image, label, replace(SETTINGS, folds=5), 0), label)
     assert consistency.mean() > 0.5
     for labels in (np.zeros_like(label), np.array([0] * 8 + [1])):
-        with pytest.raises(PipelineError, match="too few for the regression"):
+        with pytest.raises(PipelineError, match="cannot be fitted on 9 labels"):
             regression_log_posterior(image, labels, SETTINGS, 0)
 
 
