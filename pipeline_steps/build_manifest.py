@@ -6,19 +6,20 @@ import sys
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import refused_name, write_json
-from pipeline_steps.core.schema import BuildManifestConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.assembly import manifest_report, manifest_rows, refusal
-from pipeline_steps.data.database import working_database
-from pipeline_steps.data.intake import create_tables, take_in
-from pipeline_steps.data.manifest import write_manifest, write_pairs_csv
-from pipeline_steps.data.noise import shuffle_captions
-from pipeline_steps.data.pair_source import chosen_pairs
-from pipeline_steps.data.selection import select_pairs
 
 
 def run(context: StepContext) -> None:
     """Check every picture once, select the pairs, report, and write the manifest when it may be used."""
+    from pipeline_steps.core.schema import BuildManifestConfig
+    from pipeline_steps.data.assembly import manifest_report, manifest_rows, refusal
+    from pipeline_steps.data.database import working_database
+    from pipeline_steps.data.intake import create_tables, take_in
+    from pipeline_steps.data.manifest import write_manifest, write_pairs_csv
+    from pipeline_steps.data.noise import shuffle_captions
+    from pipeline_steps.data.pair_source import chosen_pairs
+    from pipeline_steps.data.selection import select_pairs
+
     settings = context.section("build_manifest", BuildManifestConfig)
     given = {name: context.paths[name] for name in ("images", "csv", "shards", "scan") if name in context.paths}
     source = chosen_pairs(given, settings)

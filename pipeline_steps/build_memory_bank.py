@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-import faiss
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline_steps.core.files import whole_file, write_json
-from pipeline_steps.core.schema import BuildMemoryBankConfig, ExtractFeaturesConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.bank import IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR
-from pipeline_steps.data.manifest import TRUTH_COLUMNS, training_rows
-from pipeline_steps.evaluation.features.cache import FeatureCache
-from pipeline_steps.evaluation.features.extraction import PICTURE_COLUMNS, Checkpoint, Extraction
-from pipeline_steps.evaluation.features.pair_embeddings import PairEmbeddings, embed_pairs
-from pipeline_steps.methods.npc.memory_bank import nearest_clean, pair_losses
-from pipeline_steps.methods.npc.mixture import clean_probability
-from pipeline_steps.models.device import best_device
-from pipeline_steps.models.meter import metered
-from pipeline_steps.training.monitor import ForgetSetMonitor
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline_steps.evaluation.features.pair_embeddings import PairEmbeddings
 
 
 def run(context: StepContext) -> None:
     """Embed the training pairs with the reference, divide them by their losses, and find each one's neighbours."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from pipeline_steps.core.schema import BuildMemoryBankConfig
+    from pipeline_steps.data.bank import IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR
+    from pipeline_steps.data.manifest import TRUTH_COLUMNS, training_rows
+    from pipeline_steps.evaluation.features.extraction import PICTURE_COLUMNS
+    from pipeline_steps.methods.npc.memory_bank import nearest_clean, pair_losses
+    from pipeline_steps.methods.npc.mixture import clean_probability
+    from pipeline_steps.training.monitor import ForgetSetMonitor
+
     settings = context.section("build_memory_bank", BuildMemoryBankConfig)
     columns = [*PICTURE_COLUMNS, "caption", TRUTH_COLUMNS[0]]
     rows = training_rows(context.paths["pairs"], settings.pairs, columns)
@@ -59,6 +61,16 @@ def run(context: StepContext) -> None:
 
 
 def _embedded(context: StepContext, rows: pa.Table) -> PairEmbeddings:
+    import faiss
+    import torch
+
+    from pipeline_steps.core.schema import ExtractFeaturesConfig
+    from pipeline_steps.evaluation.features.cache import FeatureCache
+    from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction
+    from pipeline_steps.evaluation.features.pair_embeddings import embed_pairs
+    from pipeline_steps.models.device import best_device
+    from pipeline_steps.models.meter import metered
+
     settings = context.section("extract_features", ExtractFeaturesConfig)
     if context.threads:
         torch.set_num_threads(context.threads)

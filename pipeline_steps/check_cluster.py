@@ -6,19 +6,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline_steps.cluster.checks import Finding, all_static
-from pipeline_steps.cluster.jobs import all_jobs
-from pipeline_steps.cluster.probe import store_problem
-from pipeline_steps.cluster.requests import requests_of
-from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.core.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline_steps.cluster.checks import Finding
 
 DEFAULT_CONFIG = "config/config.yaml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every check, then the remedies of those that failed. Returns 0, or 1 when one failed."""
+    from pipeline_steps.cluster.checks import Finding, all_static
+    from pipeline_steps.cluster.jobs import all_jobs
+    from pipeline_steps.cluster.requests import requests_of
+    from pipeline_steps.core.config import load_config, read_yaml
+
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.check_cluster", description=__doc__)
     parser.add_argument("--profile", default="slurm", help="as snakemake takes it (default: slurm)")
     parser.add_argument("--configfile", nargs="+", default=[], help="as snakemake takes them, over the default")
@@ -44,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _store(uri: str) -> Finding:
+    from pipeline_steps.cluster.checks import Finding
+    from pipeline_steps.cluster.probe import store_problem
+
     if uri.startswith("sqlite:"):
         return Finding(
             "MLflow", f"{uri}: a file, which network file systems do not all lock well",

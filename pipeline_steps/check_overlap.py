@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 
 from pipeline_steps.core.files import write_json
-from pipeline_steps.core.schema import CheckOverlapConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.database import working_database
-from pipeline_steps.evaluation.datasets.prepared import read_prepared
-from pipeline_steps.evaluation.overlap import (
-    create_tables,
-    find_overlaps,
-    overlap_report,
-    take_evaluation,
-    take_training,
-    write_overlaps,
-)
 
 
 def run(context: StepContext) -> None:
     """Every test picture of every set against every picture of the manifest's training split."""
+    from pipeline_steps.core.schema import CheckOverlapConfig
+    from pipeline_steps.data.database import working_database
+    from pipeline_steps.evaluation.datasets.prepared import read_prepared
+    from pipeline_steps.evaluation.overlap import (
+        create_tables,
+        find_overlaps,
+        overlap_report,
+        take_evaluation,
+        take_training,
+        write_overlaps,
+    )
+
     bits = context.section("check_overlap", CheckOverlapConfig).max_distance_bits
     sets = [read_prepared(folder) for folder in context.several["prepared"]]
     overlaps = context.paths["overlaps"]

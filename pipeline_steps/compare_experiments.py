@@ -7,17 +7,24 @@ from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_folder
-from pipeline_steps.core.schema import CompareExperimentsConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.core.study import places_on_axis
-from pipeline_steps.reporting.figures.study import study_figure
-from pipeline_steps.reporting.figures.style import save
-from pipeline_steps.reporting.published import read_published
-from pipeline_steps.reporting.study import control_frame, headline_markdown, recall_markdown, shown_metrics, study_frame
 
 
 def run(context: StepContext) -> None:
     """Write all scores as CSV, two tables as Markdown and the figure; log what is looked at first over the axis."""
+    from pipeline_steps.core.schema import CompareExperimentsConfig
+    from pipeline_steps.core.study import places_on_axis
+    from pipeline_steps.reporting.figures.study import study_figure
+    from pipeline_steps.reporting.figures.style import save
+    from pipeline_steps.reporting.published import read_published
+    from pipeline_steps.reporting.study import (
+        control_frame,
+        headline_markdown,
+        recall_markdown,
+        shown_metrics,
+        study_frame,
+    )
+
     settings, folders = context.section("compare_experiments", CompareExperimentsConfig), context.several["made"]
     if settings.over is None or len(settings.over) != len(folders):
         raise PipelineError(

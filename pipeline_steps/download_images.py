@@ -7,20 +7,23 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import refused_name, sha256_of, write_json
-from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.download import Workplace, fetch
-from pipeline_steps.data.failures import Outcome, falls_short, shortfall, sum_of_reports
-from pipeline_steps.data.parts import Part, bring_together, poor_parts, require_one_list
-from pipeline_steps.data.url_source import url_source
+
+if TYPE_CHECKING:
+    from pipeline_steps.core.schema import DownloadImagesConfig
+    from pipeline_steps.data.failures import Outcome
+    from pipeline_steps.data.parts import Part
 
 
 def run(context: StepContext) -> None:
     """Download a list or a part of it, or bring its parts together."""
+    from pipeline_steps.core.schema import DownloadImagesConfig
+    from pipeline_steps.data.parts import Part
+
     settings = context.section("download_images", DownloadImagesConfig)
     if "parts" in context.several:
         _bring_together(context, settings)
@@ -30,6 +33,10 @@ def run(context: StepContext) -> None:
 
 def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) -> None:
     """Download, report, and make the folder the output when enough URLs gave a picture; of a part, when any did."""
+    from pipeline_steps.data.download import Workplace, fetch
+    from pipeline_steps.data.failures import falls_short, shortfall
+    from pipeline_steps.data.url_source import url_source
+
     path = context.paths.get("source", Path(settings.url_list or settings.embedded_parquet))
     started, digest = time.monotonic(), sha256_of(path)
     with url_source(path, settings, part) as source:
@@ -54,6 +61,9 @@ def _download(context: StepContext, settings: DownloadImagesConfig, part: Part) 
 
 def _bring_together(context: StepContext, settings: DownloadImagesConfig) -> None:
     """One folder and one report out of those of all parts, judged together."""
+    from pipeline_steps.data.failures import falls_short, shortfall, sum_of_reports
+    from pipeline_steps.data.parts import bring_together, poor_parts, require_one_list
+
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in context.several["part_reports"]]
     require_one_list(context.several["parts"], reports)
     outcome, facts = sum_of_reports(reports), {"seconds": sum(report["seconds"] for report in reports)}

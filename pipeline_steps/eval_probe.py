@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 
-import torch
-
-from pipeline_steps.core.schema import EvalProbeConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.features.index import Features
-from pipeline_steps.evaluation.linear_probe import evaluate_probe
-from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
 
 
 def run(context: StepContext) -> None:
     """Write scores and predictions, log the scores, and warn of holes and of a probe that did not converge."""
+    import torch
+
+    from pipeline_steps.core.schema import EvalProbeConfig
+    from pipeline_steps.evaluation.features.index import Features
+    from pipeline_steps.evaluation.linear_probe import evaluate_probe
+    from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
+
     settings = context.section("eval_probe", EvalProbeConfig)
     if context.threads:
         torch.set_num_threads(context.threads)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from threadpoolctl import threadpool_limits
-
-from pipeline_steps.core.schema import EvalRetrievalConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.features.index import Features
-from pipeline_steps.evaluation.retrieval import evaluate_retrieval
-from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
 
 
 def run(context: StepContext) -> None:
     """Write scores and ranks, and log the scores."""
+    from threadpoolctl import threadpool_limits
+
+    from pipeline_steps.core.schema import EvalRetrievalConfig
+    from pipeline_steps.evaluation.features.index import Features
+    from pipeline_steps.evaluation.retrieval import evaluate_retrieval
+    from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
+
     settings = context.section("eval_retrieval", EvalRetrievalConfig)
     with threadpool_limits(context.threads or None):
         evaluation = evaluate_retrieval(Features(context.paths["features"]), recall_at=settings.recall_at)

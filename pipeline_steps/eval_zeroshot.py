@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from threadpoolctl import threadpool_limits
-
-from pipeline_steps.core.schema import EvalZeroshotConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.features.index import Features
-from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
-from pipeline_steps.evaluation.zero_shot import evaluate_zero_shot
 
 
 def run(context: StepContext) -> None:
     """Write scores and predictions, and log the scores."""
+    from threadpoolctl import threadpool_limits
+
+    from pipeline_steps.core.schema import EvalZeroshotConfig
+    from pipeline_steps.evaluation.features.index import Features
+    from pipeline_steps.evaluation.scores import holes_of, mlflow_names, without_holes
+    from pipeline_steps.evaluation.zero_shot import evaluate_zero_shot
+
     settings = context.section("eval_zeroshot", EvalZeroshotConfig)
     with threadpool_limits(context.threads or None):
         evaluation = evaluate_zero_shot(Features(context.paths["features"]), topk=settings.topk)

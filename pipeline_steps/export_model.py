@@ -7,17 +7,17 @@ import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_folder
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.schema import ModelConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.scores import CHANCE, Scores, holes_of, measures, without_holes
-from pipeline_steps.models.card import CardFacts, ScoreLine, model_card
-from pipeline_steps.models.clip import ClipBundle, load_clip
-from pipeline_steps.reporting.names import measure_title, title_of
+
+if TYPE_CHECKING:
+    from pipeline_steps.evaluation.scores import Scores
+    from pipeline_steps.models.card import CardFacts, ScoreLine
+    from pipeline_steps.models.clip import ClipBundle
 
 EVALUATIONS = {"zeroshot": "Zero-shot classification", "probe": "Linear probe", "retrieval": "Retrieval"}
 OWN_MEASURE = {"accuracy": ("accuracy", "top1"), "mean_per_class": ("mean_per_class",)}  # of a set's metric
@@ -27,6 +27,9 @@ OF_NCU, OF_NPC = ("learn_prompt", "unlearn", "train_baseline"), ("build_memory_b
 
 def run(context: StepContext) -> None:
     """Load the checkpoint strictly, copy its files, write the card beside them: all or nothing."""
+    from pipeline_steps.models.card import model_card
+    from pipeline_steps.models.clip import load_clip
+
     checkpoint = context.paths["checkpoint"]
     bundle = load_clip(checkpoint)
     members = [path for path in sorted(checkpoint.iterdir()) if path.is_file() and not path.name.startswith(".")]
@@ -40,6 +43,11 @@ def run(context: StepContext) -> None:
 
 
 def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
+    from pipeline_steps.core.schema import ModelConfig
+    from pipeline_steps.evaluation.scores import holes_of, without_holes
+    from pipeline_steps.models.card import CardFacts
+    from pipeline_steps.reporting.names import title_of
+
     sections = (*ALWAYS, *(OF_NPC if METHODS[context.method].stage == "train_npc" else OF_NCU))
     found = {name: _json(context.paths[name]) for name in EVALUATIONS if name in context.paths}
     return CardFacts(
@@ -56,6 +64,10 @@ def _facts(context: StepContext, bundle: ClipBundle) -> CardFacts:
 
 
 def _lines(evaluation: str, scores: Scores) -> list[ScoreLine]:
+    from pipeline_steps.evaluation.scores import CHANCE, measures
+    from pipeline_steps.models.card import ScoreLine
+    from pipeline_steps.reporting.names import measure_title
+
     return [
         ScoreLine(
             EVALUATIONS[evaluation], dataset, str(of_set["split"]), int(of_set["n"]), measure_title(measure), value,

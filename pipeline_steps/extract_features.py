@@ -5,22 +5,23 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import torch
-
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import keep_freed_memory
-from pipeline_steps.core.schema import ExtractFeaturesConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.datasets.prepared import read_prepared
-from pipeline_steps.evaluation.features.cache import FeatureCache
-from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction, index_of
-from pipeline_steps.evaluation.features.index import relative_cache
-from pipeline_steps.models.device import best_device
-from pipeline_steps.models.meter import metered
 
 
 def run(context: StepContext) -> None:
     """Fill the cache with what is missing, then write an index per checkpoint."""
+    import torch
+
+    from pipeline_steps.core.schema import ExtractFeaturesConfig
+    from pipeline_steps.evaluation.datasets.prepared import read_prepared
+    from pipeline_steps.evaluation.features.cache import FeatureCache
+    from pipeline_steps.evaluation.features.extraction import Checkpoint, Extraction, index_of
+    from pipeline_steps.evaluation.features.index import relative_cache
+    from pipeline_steps.models.device import best_device
+    from pipeline_steps.models.meter import metered
+
     settings = context.section("extract_features", ExtractFeaturesConfig)
     checkpoints, outputs = context.several["checkpoint"], context.several["features"]
     if len(checkpoints) != len(outputs):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
-from pipeline_steps.core.schema import ImportReferenceConfig, ModelConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.models.checkpoints import import_clip
-from pipeline_steps.models.clip import save_clip
 
 
 def run(context: StepContext) -> None:
     """Read the weights as data, load them strictly, and write them with their preprocessing and provenance."""
+    from msgspec.structs import replace
+
+    from pipeline_steps.core.schema import ImportReferenceConfig, ModelConfig
+    from pipeline_steps.models.checkpoints import import_clip
+    from pipeline_steps.models.clip import save_clip
+
     settings = context.section("import_reference", ImportReferenceConfig)
     if "weights" in context.paths:
         settings = replace(settings, weights=str(context.paths["weights"]))

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import write_json
-from pipeline_steps.core.schema import InjectLabelNoiseConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.label_noise import asymmetric_noise, instance_noise, symmetric_noise
-from pipeline_steps.data.labels import Integers, NoisyLabels, labels_of_file, of_all_classes, write_labels
-from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit, read_prepared
+
+if TYPE_CHECKING:
+    from pipeline_steps.core.schema import InjectLabelNoiseConfig
+    from pipeline_steps.data.labels import Integers, NoisyLabels
+    from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit
 
 _SIDE = 32  # pixels that decide on instance-dependent noise
 
 
 def run(context: StepContext) -> None:
     """Write the labels, and how many of each class are wrong."""
+    import numpy as np
+
+    from pipeline_steps.core.schema import InjectLabelNoiseConfig
+    from pipeline_steps.data.labels import NoisyLabels, of_all_classes, write_labels
+    from pipeline_steps.evaluation.datasets.prepared import read_prepared
+
     settings = context.section("inject_label_noise", InjectLabelNoiseConfig)
     found = read_prepared(context.paths["prepared"])
     if "train" not in found.splits:
@@ -47,6 +52,11 @@ def run(context: StepContext) -> None:
 
 def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: PreparedSplit, row: Integers) -> Integers:
     """The noisy labels of the rows (N,)."""
+    import numpy as np
+
+    from pipeline_steps.data.label_noise import asymmetric_noise, instance_noise, symmetric_noise
+    from pipeline_steps.data.labels import labels_of_file
+
     truth, classes = split.labels[row], len(found.classes)
     if settings.kind == "own":
         return truth
@@ -64,6 +74,8 @@ def _noisy(settings: InjectLabelNoiseConfig, found: PreparedSet, split: Prepared
 
 def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:
     """Where each class goes (K,)."""
+    import numpy as np
+
     names = {name: place for place, name in enumerate(found.classes)}
     if settings.transitions is None:
         return np.roll(np.arange(len(names)), -1)
@@ -76,6 +88,8 @@ def _targets(settings: InjectLabelNoiseConfig, found: PreparedSet) -> Integers:
 
 
 def _rates(labels: NoisyLabels, found: PreparedSet) -> dict[str, object]:
+    import numpy as np
+
     if labels.truth is None or labels.is_clean is None:
         return {}
     present = [(name, labels.truth == k) for k, name in enumerate(found.classes) if (labels.truth == k).any()]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
-from pipeline_steps.core.schema import LearnPromptConfig, ModelConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.methods.ncu.objectives import HardestNegative
-from pipeline_steps.models.clip import load_clip
-from pipeline_steps.models.prompt import PROMPT_FILE, new_prompt, require_prompt
-from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
     """Start from the reference; train prompt and, where asked, text tower; write both."""
+    import torch
+
+    from pipeline_steps.core.schema import LearnPromptConfig, ModelConfig
+    from pipeline_steps.methods.ncu.objectives import HardestNegative
+    from pipeline_steps.models.clip import load_clip
+    from pipeline_steps.models.prompt import PROMPT_FILE, new_prompt, require_prompt
+    from pipeline_steps.training.session import PhasePlan, train_checkpoint
+
     settings = context.section("learn_prompt", LearnPromptConfig)
     bundle = load_clip(context.paths["reference"], context.section("model", ModelConfig).architecture)
     prompt = None

@@ -7,18 +7,19 @@ import sys
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_folder
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.reporting.figures.style import save
-from pipeline_steps.reporting.label_tables import (
-    class_frame,
-    classifier_frame,
-    label_figure,
-    label_markdown,
-    selection_frame,
-)
 
 
 def run(context: StepContext) -> None:
     """Write selection.csv, by_class.csv, classifiers.csv, README.md and the figure."""
+    from pipeline_steps.reporting.figures.style import save
+    from pipeline_steps.reporting.label_tables import (
+        class_frame,
+        classifier_frame,
+        label_figure,
+        label_markdown,
+        selection_frame,
+    )
+
     methods, seeds = context.section("classifiers", tuple[str, ...]), context.section("seeds", tuple[int, ...])
     cells = [(method, seed) for method in methods for seed in seeds]
     reports, scores = context.several["selections"], context.several["scores"]

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-import pandas as pd
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING
 
 from pipeline_steps.core.files import whole_folder, write_text
-from pipeline_steps.core.schema import ImportReferenceConfig, MakeTablesConfig, UnlearnConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.features.index import Features
-from pipeline_steps.evaluation.similarity import validation_similarities
-from pipeline_steps.reporting.contents import write_contents
-from pipeline_steps.reporting.figures.partial_data import pairs_in_use
-from pipeline_steps.reporting.figures.write import write_figures
-from pipeline_steps.reporting.findings import findings_text
-from pipeline_steps.reporting.forget_set import write_forget_set
-from pipeline_steps.reporting.grid import Grid, read_grid
-from pipeline_steps.reporting.history import forget_frame, read_histories
-from pipeline_steps.reporting.measured import Bootstrap, measure_grid
-from pipeline_steps.reporting.overlap import overlap_tables
-from pipeline_steps.reporting.paper.layout import classification_places, lay_out
-from pipeline_steps.reporting.paper.render import write_paper_tables
-from pipeline_steps.reporting.paper.values import read_paper
-from pipeline_steps.reporting.summary import summarise
-from pipeline_steps.reporting.tables import write_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline_steps.reporting.grid import Grid
 
 
 def run(context: StepContext) -> None:
     """Write tables, figures and findings, or refuse with everything that is missing from the grid named."""
+    from threadpoolctl import threadpool_limits
+
+    from pipeline_steps.core.schema import ImportReferenceConfig, MakeTablesConfig, UnlearnConfig
+    from pipeline_steps.reporting.contents import write_contents
+    from pipeline_steps.reporting.figures.partial_data import pairs_in_use
+    from pipeline_steps.reporting.figures.write import write_figures
+    from pipeline_steps.reporting.findings import findings_text
+    from pipeline_steps.reporting.forget_set import write_forget_set
+    from pipeline_steps.reporting.grid import read_grid
+    from pipeline_steps.reporting.history import forget_frame, read_histories
+    from pipeline_steps.reporting.measured import Bootstrap, measure_grid
+    from pipeline_steps.reporting.overlap import overlap_tables
+    from pipeline_steps.reporting.paper.layout import classification_places, lay_out
+    from pipeline_steps.reporting.paper.render import write_paper_tables
+    from pipeline_steps.reporting.paper.values import read_paper
+    from pipeline_steps.reporting.summary import summarise
+    from pipeline_steps.reporting.tables import write_tables
+
     settings, paths = context.section("make_tables", MakeTablesConfig), context.paths
     methods, seeds = context.section("methods", tuple[str, ...]), context.section("seeds", tuple[int, ...])
     pairs = pairs_in_use(methods, paths["results"], context.section("unlearn", UnlearnConfig).training.pairs)
@@ -65,6 +69,11 @@ def run(context: StepContext) -> None:
 
 
 def _similarities(results: Path, grid: Grid, method: str) -> pd.DataFrame:
+    import pandas as pd
+
+    from pipeline_steps.evaluation.features.index import Features
+    from pipeline_steps.evaluation.similarity import validation_similarities
+
     folder = results / "extract_features" / method
     files = [Features(folder / f"seed{seed}" / "features.json") for seed in grid.seeds]
     return pd.concat([validation_similarities(file) for file in files], ignore_index=True)

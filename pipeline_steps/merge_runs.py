@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.core.spool import results_dir, spool_folders
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Merge, and say in a line what was merged and what was not. Returns 1 where a server took something not."""
+    from pipeline_steps.core.spool import results_dir, spool_folders
+
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.merge_runs", description=__doc__)
     parser.add_argument("--results-dir", type=Path, default=results_dir(), help="where the experiments are")
     parser.add_argument("--uri", help="the server to merge into, if it has moved; else the one that the steps had")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline_steps.core.schema import PrepareDatasetConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.evaluation.datasets.prepare import dataset_row, prepare
 
 
 def run(context: StepContext) -> None:
     """From the row of the table to a folder; a set that cannot be had is said there and here, and is no error."""
+    from pipeline_steps.core.schema import PrepareDatasetConfig
+    from pipeline_steps.evaluation.datasets.prepare import dataset_row, prepare
+
     settings = context.section("prepare_dataset", PrepareDatasetConfig)
     name = context.options["dataset"]
     row = dataset_row(context.paths["dataset_table"], name)

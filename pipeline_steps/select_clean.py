@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
-import torch.nn.functional as F
-from threadpoolctl import threadpool_limits
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.files import whole_file, write_json
-from pipeline_steps.core.schema import InjectLabelNoiseConfig, SelectCleanConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.labels import NoisyLabels, read_labels
-from pipeline_steps.evaluation.class_prompts import class_prompts
-from pipeline_steps.evaluation.features.encoder import Encoder
-from pipeline_steps.evaluation.features.index import Features
-from pipeline_steps.methods.clipcleaner.posteriors import (
-    batch_confidence,
-    label_scores,
-    regression_log_posterior,
-    zeroshot_log_posterior,
-)
-from pipeline_steps.methods.clipcleaner.selection import scaled_in_class, select, top_share
-from pipeline_steps.models.device import best_device
-from pipeline_steps.reporting.selection_report import selection_report
+
+if TYPE_CHECKING:
+    from pipeline_steps.core.schema import SelectCleanConfig
+    from pipeline_steps.data.labels import NoisyLabels
+    from pipeline_steps.evaluation.features.index import Features
 
 
 def run(context: StepContext) -> None:
     """Score every sample, let the rules vote, fill classes that would be empty, and report against the truth."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from threadpoolctl import threadpool_limits
+
+    from pipeline_steps.core.schema import InjectLabelNoiseConfig, SelectCleanConfig
+    from pipeline_steps.data.labels import read_labels
+    from pipeline_steps.evaluation.features.index import Features
+    from pipeline_steps.methods.clipcleaner.selection import select, top_share
+    from pipeline_steps.reporting.selection_report import selection_report
+
     settings = context.section("select_clean", SelectCleanConfig)
     dataset = str(context.section("inject_label_noise", InjectLabelNoiseConfig).dataset)
     features, labels = Features(context.paths["features"]), read_labels(context.paths["labels"])
@@ -59,6 +53,21 @@ def _scores(
     context: StepContext, settings: SelectCleanConfig, features: Features, dataset: str, labels: NoisyLabels
 ) -> dict[str, Any]:
     """Every score by its rule, (N,); the loss scores are log p of the label, scaled within its class."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from pipeline_steps.evaluation.class_prompts import class_prompts
+    from pipeline_steps.evaluation.features.encoder import Encoder
+    from pipeline_steps.methods.clipcleaner.posteriors import (
+        batch_confidence,
+        label_scores,
+        regression_log_posterior,
+        zeroshot_log_posterior,
+    )
+    from pipeline_steps.methods.clipcleaner.selection import scaled_in_class
+    from pipeline_steps.models.device import best_device
+
     image = features.matrix(f"{dataset}/train/image")[labels.row]
     encoder = Encoder(context.paths["checkpoint"], best_device(), batch_size=256, taps=["projected"])
     phrases = Path(settings.class_features) if settings.class_features else None

@@ -9,12 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.core.config import load_config
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import write_json
-from pipeline_steps.data.list_size import known_pairs
-from pipeline_steps.reporting.bill import bill
-from pipeline_steps.reporting.job_cost import item_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Where PIPELINE_REQUESTS in the environment names a file, the JSON goes there instead (for check_cluster).
     """
+    from pipeline_steps.core.config import load_config
+    from pipeline_steps.data.list_size import known_pairs
+    from pipeline_steps.reporting.bill import bill
+    from pipeline_steps.reporting.job_cost import item_of
+
     argparse.ArgumentParser(prog="python -m pipeline_steps.show_bill", description=__doc__).parse_args(argv)
     told = json.load(sys.stdin)
     if requests := os.environ.get("PIPELINE_REQUESTS"):

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline_steps.core.config import read_yaml
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.reporting.overview import overview
 
 DEFAULT_CONFIG = Path("config/config.yaml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the overview of an experiment. Returns 0, or 1 after an error that the user can mend."""
+    from pipeline_steps.reporting.overview import overview
+
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.show_summary", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("experiment", type=Path, nargs="?", help="reads: results/<experiment>")
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _configured(files: Sequence[Path]) -> tuple[Path, str | None]:
+    from pipeline_steps.core.config import read_yaml
+
     raw = read_yaml([*([DEFAULT_CONFIG] if DEFAULT_CONFIG.is_file() else []), *files])
     missing = [key for key in ("results_dir", "experiment") if key not in raw]
     if missing:

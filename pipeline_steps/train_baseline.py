@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from pipeline_steps.core.schema import ModelConfig, TrainBaselineConfig, TrainingConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.methods import baseline_objective
-from pipeline_steps.models.clip import load_clip
-from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 PHASES = ("learn_prompt", "unlearn")
 
 
 def run(context: StepContext) -> None:
     """Epochs, schedule, batch, freezing and augmentation of NCU's phases, in their order."""
+    from pipeline_steps.core.schema import ModelConfig, TrainBaselineConfig, TrainingConfig
+    from pipeline_steps.methods import baseline_objective
+    from pipeline_steps.models.clip import load_clip
+    from pipeline_steps.training.session import PhasePlan, train_checkpoint
+
     objective = baseline_objective(context.method, context.section("train_baseline", TrainBaselineConfig))
     bundle = load_clip(context.paths["reference"], context.section("model", ModelConfig).architecture)
     plans = [

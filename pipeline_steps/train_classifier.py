@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
-
-import numpy as np
-import pandas as pd
-import torch
-from safetensors.torch import save
+from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.files import whole_file, write_json
-from pipeline_steps.core.schema import TrainClassifierConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.data.labels import Integers, read_labels, starting_selection
-from pipeline_steps.evaluation.datasets.prepared import read_prepared
-from pipeline_steps.evaluation.zero_shot import mean_per_class
-from pipeline_steps.models.classifier import create_classifier
-from pipeline_steps.models.device import best_device
-from pipeline_steps.training.classifier import ClassifierPictures, Sources, predict, train_classifier, transforms_of
-from pipeline_steps.training.state import state_path
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline_steps.core.schema import TrainClassifierConfig
+    from pipeline_steps.data.labels import Integers
+    from pipeline_steps.training.classifier import Sources
 
 
 def run(context: StepContext) -> None:
     """Train, then score the last epoch's weights on the test split; its pictures choose nothing."""
+    import numpy as np
+    import pandas as pd
+    import torch
+    from safetensors.torch import save
+
+    from pipeline_steps.core.schema import TrainClassifierConfig
+    from pipeline_steps.evaluation.zero_shot import mean_per_class
+    from pipeline_steps.models.classifier import create_classifier
+    from pipeline_steps.models.device import best_device
+    from pipeline_steps.training.classifier import train_classifier
+    from pipeline_steps.training.state import state_path
+
     settings = context.section("train_classifier", TrainClassifierConfig)
     if context.threads:
         torch.set_num_threads(context.threads)
@@ -58,6 +64,12 @@ def run(context: StepContext) -> None:
 
 
 def _sources(context: StepContext, settings: TrainClassifierConfig) -> Sources:
+    import torch
+
+    from pipeline_steps.data.labels import read_labels, starting_selection
+    from pipeline_steps.evaluation.datasets.prepared import read_prepared
+    from pipeline_steps.training.classifier import ClassifierPictures, Sources, transforms_of
+
     found, labels = read_prepared(context.paths["prepared"]), read_labels(context.paths["labels"])
     train = found.splits["train"]
     random, plain = transforms_of(settings)
@@ -75,6 +87,11 @@ def _tested(
     context: StepContext, model: torch.nn.Module, settings: TrainClassifierConfig, device: torch.device
 ) -> tuple[Integers, Integers]:
     """Labels and predictions of the test split."""
+    import numpy as np
+
+    from pipeline_steps.evaluation.datasets.prepared import read_prepared
+    from pipeline_steps.training.classifier import ClassifierPictures, predict, transforms_of
+
     test = read_prepared(context.paths["prepared"]).splits["test"]
     row = np.flatnonzero(test.labels >= 0)
     pictures = ClassifierPictures(test.picture, row, transforms_of(settings)[1], context.seed)

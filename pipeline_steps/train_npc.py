@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from pipeline_steps.core.schema import ModelConfig, TrainNpcConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.methods.continued import Continued
-from pipeline_steps.models.clip import load_clip
-from pipeline_steps.training.session import PhasePlan, train_checkpoint
-from pipeline_steps.training.siamese import SiameseStepper
 
 
 def run(context: StepContext) -> None:
     """One phase; a batch comes with two clean pairs for each of its own."""
+    from pipeline_steps.core.schema import ModelConfig, TrainNpcConfig
+    from pipeline_steps.methods.continued import Continued
+    from pipeline_steps.models.clip import load_clip
+    from pipeline_steps.training.session import PhasePlan, train_checkpoint
+    from pipeline_steps.training.siamese import SiameseStepper
+
     settings = context.section("train_npc", TrainNpcConfig)
     bundle = load_clip(context.paths["reference"], context.section("model", ModelConfig).architecture)
     plan = PhasePlan(

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
-from pipeline_steps.core.schema import ModelConfig, TrainReferenceConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.methods.continued import Continued
-from pipeline_steps.models.clip import create_clip
-from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
     """Fresh weights by seed, one phase, checkpoint and history."""
+    import torch
+
+    from pipeline_steps.core.schema import ModelConfig, TrainReferenceConfig
+    from pipeline_steps.methods.continued import Continued
+    from pipeline_steps.models.clip import create_clip
+    from pipeline_steps.training.session import PhasePlan, train_checkpoint
+
     settings = context.section("train_reference", TrainReferenceConfig)
     torch.manual_seed(context.seed)
     bundle = create_clip(context.section("model", ModelConfig).architecture)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from pipeline_steps.core.schema import ModelConfig, UnlearnConfig
 from pipeline_steps.core.step import Step, StepContext
-from pipeline_steps.methods.ncu.objectives import Unlearning
-from pipeline_steps.models.clip import load_clip
-from pipeline_steps.models.prompt import PROMPT_FILE, load_prompt
-from pipeline_steps.training.session import PhasePlan, train_checkpoint
 
 
 def run(context: StepContext) -> None:
     """Start from phase 1's model; the prompt is frozen."""
+    from pipeline_steps.core.schema import ModelConfig, UnlearnConfig
+    from pipeline_steps.methods.ncu.objectives import Unlearning
+    from pipeline_steps.models.clip import load_clip
+    from pipeline_steps.models.prompt import PROMPT_FILE, load_prompt
+    from pipeline_steps.training.session import PhasePlan, train_checkpoint
+
     settings = context.section("unlearn", UnlearnConfig)
     bundle = load_clip(context.paths["learned"], context.section("model", ModelConfig).architecture)
     prompt = load_prompt(context.paths["learned"], bundle.model) if settings.negative_text.source == "prompt" else None

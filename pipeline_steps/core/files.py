@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pipeline_steps.core.errors import FullDiskError, PipelineError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -124,6 +122,8 @@ def require_free_disk(folder: Path, needed_bytes: int) -> None:
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
     """Hold the lock of one output; raise PipelineError when another process is writing it now."""
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
-import psutil
-
 
 class Terminated(BaseException):
     """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
@@ -92,6 +90,8 @@ def _sigterm_handler(handler: Callable[[int, FrameType | None], None]) -> Iterat
 
 def process_tags() -> dict[str, str]:
     """Which process a run belongs to (host, pid, start), of how many, in which Slurm job; and the git commit."""
+    import psutil
+
     process = psutil.Process()
     tags = {"host": socket.gethostname(), "pid": str(process.pid), "process_start": f"{process.create_time():.2f}"}
     tags |= {"processes": str(world_size()), "slurm_job": os.environ.get("SLURM_JOB_ID", "")}
@@ -108,6 +108,8 @@ def _git_commit() -> str:
 
 def is_alive(tags: Mapping[str, str]) -> bool:
     """Whether the process that `process_tags` described still runs on this machine."""
+    import psutil
+
     try:
         process = psutil.Process(int(tags.get("pid", "-1")))
         # The boot time that this rests on moves by a second when the clock is corrected.

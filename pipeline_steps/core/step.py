@@ -1,25 +1,24 @@
-"""What every step shares: its command line, seed, log, output lock and MLflow run."""
+"""What every step shares: its contract and its command line.
+
+A step's module imports nothing that its help and its errors do not need: `run` imports what the work needs.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, section_type
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import Paused, Terminated, rank, sigterm_raises, world_size
-from pipeline_steps.core.slurm import requeue
-from pipeline_steps.core.tracking import Run, RunIdentity, SilentRun, fingerprint_of, tracked_run
+from pipeline_steps.core.process import Paused, Terminated, rank, world_size
+
+if TYPE_CHECKING:
+    from pipeline_steps.core.tracking import Run
 
 Section = TypeVar("Section")
 SHARED = {
@@ -27,7 +26,6 @@ SHARED = {
     "check_overlap": "evaluation", "make_tables": "report", "compare_experiments": "report",
     "inject_label_noise": "data", "make_label_tables": "report",
 }  # fmt: skip
-_MOST_HASHED_MEMBERS = 100
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,8 @@ class StepContext:
 
     def section(self, dotted: str, kind: type[Section]) -> Section:
         """The settings of `dotted`, checked. Raises ConfigError with every error of that section."""
+        from pipeline_steps.core.config import load_section
+
         return load_section(self.raw_settings, dotted, kind)
 
 
@@ -77,14 +77,18 @@ class Step:
         """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
         arguments = self._parser().parse_args(argv)
         log = _logger(self.name, arguments.log_file)
+        from pipeline_steps.core.execution import execute  # help does not wait for it
+
         try:
-            self._run(arguments, log)
+            execute(self, arguments, log)
         except PipelineError as error:
             log.error("%s", error)
             return 1
         except (Terminated, KeyboardInterrupt) as stop:
             log.error("stopped (%s); its MLflow run is KILLED", stop or "Ctrl-C")
             if isinstance(stop, Paused) and rank() == 0:
+                from pipeline_steps.core.slurm import requeue
+
                 requeue()
             return 143
         except Exception:
@@ -102,11 +106,11 @@ class Step:
         for kind, texts in (("reads", self.inputs), ("writes", self.outputs)):
             for name, text in texts.items():
                 parser.add_argument(
-                    _option(name), type=Path, required=not text.startswith("optional"), help=f"{kind}: {text}",
+                    option(name), type=Path, required=not text.startswith("optional"), help=f"{kind}: {text}",
                     nargs="+" if name in self.several else None,
                 )  # fmt: skip
         for name, text in self.options.items():
-            parser.add_argument(_option(name), required=not text.startswith("optional"), help=text)
+            parser.add_argument(option(name), required=not text.startswith("optional"), help=text)
         settings = parser.add_mutually_exclusive_group(required=True)
         settings.add_argument("--config", type=Path, nargs="+", help="YAML files, later ones over earlier ones")
         settings.add_argument("--settings", help="the step's sections as JSON (what Snakemake passes)")
@@ -120,99 +124,10 @@ class Step:
         parser.add_argument("--log-file", type=Path, help="also write the log to this file")
         return parser
 
-    def _run(self, arguments: argparse.Namespace, log: logging.Logger) -> None:
-        raw = _settings(arguments)
-        for dotted in self.sections:
-            load_section(raw, dotted, section_type(dotted))
-        files = _paths(arguments, (*self.inputs, *self.outputs))
-        missing = [
-            f"{_option(name)} {path}" for name in self.inputs for path in files.get(name, ()) if not path.exists()
-        ]
-        if missing:
-            raise PipelineError(
-                f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first."
-            )
-        identity = RunIdentity(str(raw.get("experiment", "standalone")), self.name, arguments.method, arguments.seed)
-        options = {name: word for name in self.options if (word := getattr(arguments, name)) is not None}
-        settings = _only(raw, self.sections) | options
-        with ExitStack() as stack:
-            outputs = files[next(iter(self.outputs))]
-            if rank() == 0:
-                for output in outputs:
-                    stack.enter_context(only_writer(output))
-            read = {name: files[name] for name in self.inputs if name in files}
-            hashes = {key: sha256_of(path, self.reads.get(name, ["**/*"])) for name, key, path in _keyed(read)}
-            if rank() == 0:
-                run = stack.enter_context(tracked_run(identity, settings, hashes, outputs[0]))
-            else:
-                stack.enter_context(sigterm_raises())
-                run = SilentRun(fingerprint_of(settings, hashes))
-            first = {name: paths[0] for name, paths in files.items()}
-            several = {name: paths for name, paths in files.items() if name in self.several}
-            context = StepContext(
-                first, raw, arguments.method, arguments.seed, arguments.threads, run, log, several, options
-            )
-            self.run(context)
-            if rank() > 0:
-                return
-            written = {name: files[name] for name in self.outputs if name in files}
-            run.set_tags({f"output.{key}": str(path) for _, key, path in _keyed(written)})
-            run.set_tags(
-                {f"output.{key}.sha256": sha256_of(path) for _, key, path in _keyed(written) if _hashable(path)}
-            )
 
-
-def _option(name: str) -> str:
+def option(name: str) -> str:
+    """The option of the command line for a name."""
     return f"--{name.replace('_', '-')}"
-
-
-def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """What was given for each name, as a tuple; names of optional inputs that were left out are not there."""
-    given = {name: getattr(arguments, name) for name in names}
-    return {
-        name: tuple(value) if isinstance(value, list) else (value,)
-        for name, value in given.items()
-        if value is not None
-    }
-
-
-def _keyed(files: Mapping[str, tuple[Path, ...]]) -> Iterator[tuple[str, str, Path]]:
-    """Name, key and path of every file: the key is the name, with a number where the name has more than one path."""
-    for name, paths in files.items():
-        for number, path in enumerate(paths):
-            yield name, f"{name}.{number}" if len(paths) > 1 else name, path
-
-
-def _hashable(path: Path) -> bool:
-    """A file, or a folder of few members such as a checkpoint; not a folder of pictures."""
-    return path.is_file() or (
-        path.is_dir() and len(list(islice(path.rglob("*"), _MOST_HASHED_MEMBERS + 1))) <= _MOST_HASHED_MEMBERS
-    )
-
-
-def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
-    if arguments.config:
-        method = arguments.method if arguments.method in METHODS else None
-        raw = read_yaml(arguments.config)
-        load_config(raw, method)
-        return resolve(raw, method)
-    try:
-        loaded = json.loads(arguments.settings)
-    except json.JSONDecodeError as error:
-        raise ConfigError([f"--settings is not JSON ({error}); use --config FILE for YAML"]) from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(["--settings must be a JSON object of sections"])
-    return loaded
-
-
-def _only(raw: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
-    chosen = {}
-    for dotted in sections:
-        value: Any = raw
-        for part in dotted.split("."):
-            value = value[part]
-        chosen[dotted] = value
-    return chosen
 
 
 def _logger(name: str, path: Path | None) -> logging.Logger:

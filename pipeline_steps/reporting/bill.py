@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pipeline_steps.core.schema import Config
 from pipeline_steps.reporting.text_table import text_table
@@ -24,7 +24,7 @@ class Item:
 
 def bill(items: Sequence[Item], pairs: int | None, tflops_per_gpu: float) -> str:
     """A table by stage, in the order of the configuration, its sum, and what the numbers rest on."""
-    order = [field.name for field in fields(Config)]
+    order = list(Config.__struct_fields__)
     place = {stage: number for number, stage in enumerate(order)}
     stages = sorted({item.stage for item in items}, key=lambda stage: place.get(stage, len(place)))
     body = [_row(stage, [item for item in items if item.stage == stage], tflops_per_gpu) for stage in stages]

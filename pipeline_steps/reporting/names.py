@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.schema import Config
@@ -54,4 +54,4 @@ def measure_title(measure: str) -> str:
 
 def stage_order() -> list[str]:
     """The stages in the order of the pipeline: the sections of the configuration, of which steps are some."""
-    return [field.name for field in fields(Config)]
+    return list(Config.__struct_fields__)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from msgspec import field
 
+from pipeline_steps.core.checking import checked
 from pipeline_steps.core.config import read_yaml
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.schema.values import STRICT, Number
+from pipeline_steps.core.schema.values import Number, Section
 
 COLUMNS = ("place", "dataset", "method", "measure", "published")
 
 
-@dataclass(frozen=True, config=STRICT)
-class PublishedSet:
+class PublishedSet(Section, frozen=True):
     """Percent, by the place on the study's axis and then the method, in the order of `measures`.
 
     `not_trusted` maps a measure whose values are wrong at their source to the reason: they are shown and not compared.
@@ -28,8 +26,7 @@ class PublishedSet:
     not_trusted: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=STRICT)
-class Published:
+class Published(Section, frozen=True):
     """A file of resources/published/. `source` says where its values come from."""
 
     source: str
@@ -39,11 +36,9 @@ class Published:
 
 def read_published(path: Path) -> Published:
     """Read and check a file. Raises PipelineError with everything that is wrong with it."""
-    try:
-        found = TypeAdapter(Published).validate_python(read_yaml([path]))
-    except ValidationError as error:
-        lines = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        raise PipelineError(f"{path} is no file of published values: {lines}") from error
+    found, problems = checked(read_yaml([path]), Published)
+    if found is None:
+        raise PipelineError(f"{path} is no file of published values: {'; '.join(problems)}")
     short = [
         f"{dataset} {place} {method}"
         for dataset, of_set in found.datasets.items()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -50,7 +52,7 @@ class SiameseStepper:
         siamese = self._copy_of(learner, settings)
         seeds = [mixed_seed(step_seed, learner.processes.rank, part) for part in range(3)]
         own = forward(learner, settings, batch, seeds[0])
-        graph, exact = self._settings.bank_gradient, replace(settings, precision="fp32")
+        graph, exact = self._settings.bank_gradient, msgspec.structs.replace(settings, precision="fp32")
         banks = [
             forward(learner, exact, part, seed, graph=graph) for part, seed in zip(batch.bank, seeds[1:], strict=True)
         ]
@@ -70,7 +72,7 @@ class SiameseStepper:
         learner.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             after = [
-                _losses(forward(replace(learner, model=siamese.model), exact, part, seed, graph=False))
+                _losses(forward(dataclasses.replace(learner, model=siamese.model), exact, part, seed, graph=False))
                 for part, seed in zip(batch.bank, seeds[1:], strict=True)
             ]
         output = npc_loss(loss_N, before, impact_ratios(before, BankLosses(*after)), self._settings)

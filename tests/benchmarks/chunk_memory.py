@@ -9,9 +9,9 @@ import argparse
 import resource
 import subprocess
 import sys
-from dataclasses import replace
 
 import torch
+from msgspec.structs import replace
 from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve

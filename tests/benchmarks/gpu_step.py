@@ -15,12 +15,13 @@ import gc
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import torch
+from msgspec.structs import replace
 from tabulate import tabulate
 from torch import nn
 from torch.amp.grad_scaler import GradScaler

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from msgspec.structs import asdict
 
 from pipeline_steps.core.config import load_config, read_yaml
 from tests.unit.paths import REPOSITORY

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
 from pipeline_steps.core.schema.data import BuildManifestConfig, DownloadImagesConfig, NoiseConfig
 from pipeline_steps.core.schema.datasets import DatasetRow
@@ -45,7 +44,7 @@ from pipeline_steps.core.schema.training import (
     TrainingConfig,
     TrainReferenceConfig,
 )
-from pipeline_steps.core.schema.values import STRICT, Name, Positive, Seed
+from pipeline_steps.core.schema.values import Name, Positive, Section, Seed
 
 __all__ = [
     "BuildManifestConfig",
@@ -87,30 +86,27 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrackingConfig:
+class TrackingConfig(Section, frozen=True):
     """Where MLflow keeps its runs. `uri: null` is SQLite under the results folder."""
 
     uri: str | None
 
 
-@dataclass(frozen=True, config=STRICT)
-class ShowBillConfig:
+class ShowBillConfig(Section, frozen=True):
     """What a GPU sustains, TFLOP/s, for the bill at the end of a dry run on a cluster."""
 
     tflops_per_gpu: Positive
 
 
-@dataclass(frozen=True, config=STRICT)
-class Config:
+class Config(Section, frozen=True):
     """The whole file. A section named like a step is that step's. `preset` is the column of config/methods.yaml that
     the file is laid over.
     """
 
     experiment: Name
     preset: Literal["ours", "paper", "official"]
-    results_dir: Annotated[str, Field(min_length=1)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    results_dir: Annotated[str, Meta(min_length=1)]
+    seeds: Annotated[tuple[Seed, ...], Meta(min_length=1)]
     methods: tuple[Name, ...]
     classifiers: tuple[Name, ...]
     tracking: TrackingConfig

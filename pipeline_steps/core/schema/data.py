@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
-from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, Natural, OpenFraction, Positive
+from pipeline_steps.core.schema.values import Count, Fraction, Natural, OpenFraction, Positive, Section
 
-Jobs = Annotated[Count, Field(le=250)]  # whose paths fit into one command line of Linux
+Jobs = Annotated[Count, Meta(le=250)]  # whose paths fit into one command line of Linux
 
 
-@dataclass(frozen=True, config=STRICT)
-class DownloadImagesConfig:
+class DownloadImagesConfig(Section, frozen=True):
     """img2dataset over a URL list. `url_list: null` serves `embedded_parquet` on loopback, with faults.
 
     `url_list_columns` names the columns of a list without a header line, in its order (CC3M: caption, url). `jobs`
@@ -45,8 +43,7 @@ class DownloadImagesConfig:
     retry_passes: Natural
 
 
-@dataclass(frozen=True, config=STRICT)
-class NoiseConfig:
+class NoiseConfig(Section, frozen=True):
     """Noisy correspondence on purpose: a seeded share of the training captions shuffled among its pairs.
 
     `placing: other_text` gives every pair of them another text; `permutation` may give some their own, as NPC does.
@@ -57,8 +54,7 @@ class NoiseConfig:
     placing: Literal["other_text", "permutation"]
 
 
-@dataclass(frozen=True, config=STRICT)
-class BuildManifestConfig:
+class BuildManifestConfig(Section, frozen=True):
     """Which pairs are kept, how they are split, and the injected noise.
 
     Pairs come from the download, from `source_csv`, from `source_shards`, a folder of published webdataset shards, or
@@ -73,9 +69,9 @@ class BuildManifestConfig:
     image_root: str | None
     image_column: str
     caption_column: str
-    drop_duplicate_images: Flag
-    drop_duplicate_pairs: Flag
-    drop_empty_captions: Flag
+    drop_duplicate_images: bool
+    drop_duplicate_pairs: bool
+    drop_empty_captions: bool
     max_caption_characters: Count
     long_captions: Literal["truncate", "drop"]
     max_bad_fraction: Fraction

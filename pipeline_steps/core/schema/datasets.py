@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
-from pipeline_steps.core.schema.values import STRICT, Count, Flag, Name
+from pipeline_steps.core.schema.values import Count, Name, Section
 
-SplitName = Annotated[str, Field(pattern="^(test|train|validation)$")]
-Words = Annotated[str, Field(min_length=1)]
-Template = Annotated[str, Field(pattern=r"\{c\}")]
+SplitName = Annotated[str, Meta(pattern="^(test|train|validation)$")]
+Words = Annotated[str, Meta(min_length=1)]
+Template = Annotated[str, Meta(pattern=r"\{c\}")]
 # This project's name of a split -> the source's own.
 Splits = dict[SplitName, Words]
 
 
-@dataclass(frozen=True, config=STRICT)
-class ClassNameFile:
+class ClassNameFile(Section, frozen=True):
     """A parquet file with a class a row: its label 0 to C - 1 and its name."""
 
     path: Words
@@ -25,8 +23,7 @@ class ClassNameFile:
     name_column: Words
 
 
-@dataclass(frozen=True, config=STRICT)
-class ClipBenchmarkSource:
+class ClipBenchmarkSource(Section, frozen=True):
     """`build_dataset(dataset, root=root)` of clip-benchmark, which downloads what is not in `root` if it may.
 
     `lists` maps a split to a file that names its pictures, a line each, for sets without splits of their own.
@@ -36,12 +33,11 @@ class ClipBenchmarkSource:
     dataset: Words
     root: Words
     splits: Splits
-    download: Flag = True
+    download: bool = True
     lists: dict[SplitName, Words] | None = None
 
 
-@dataclass(frozen=True, config=STRICT)
-class WebdatasetSource:
+class WebdatasetSource(Section, frozen=True):
     """Shards in clip-benchmark's layout. `place`: a folder, an http(s) address, or wds/<name> of its collection."""
 
     kind: Literal["webdataset"]
@@ -49,8 +45,7 @@ class WebdatasetSource:
     splits: Splits
 
 
-@dataclass(frozen=True, config=STRICT)
-class ParquetSource:
+class ParquetSource(Section, frozen=True):
     """A row per picture with its encoded bytes. `{split}` in `path` stands for the split's own name.
 
     The label is `label_column`'s, or the class of `categories` that holds `category_column`'s category or a folder
@@ -69,7 +64,7 @@ class ParquetSource:
     split_column: str | None = None
     class_name_column: str | None = None
     class_names: ClassNameFile | None = None
-    distinct: Flag = False
+    distinct: bool = False
 
     def __post_init__(self) -> None:
         if self.label_column and self.category_column:
@@ -80,8 +75,7 @@ class ParquetSource:
             raise ValueError("category_column and categories go together: the column, and class name: [categories]")
 
 
-@dataclass(frozen=True, config=STRICT)
-class NcuSource:
+class NcuSource(Section, frozen=True):
     """The layout of the official code: `folder` (`{split}` in it: the split's own name) with labels.csv, classes.py."""
 
     kind: Literal["ncu"]
@@ -89,8 +83,7 @@ class NcuSource:
     splits: Splits
 
 
-@dataclass(frozen=True, config=STRICT)
-class KarpathySource:
+class KarpathySource(Section, frozen=True):
     """Karpathy's JSON of Flickr30K or MSCOCO and the folder that its paths start from."""
 
     kind: Literal["karpathy"]
@@ -99,8 +92,7 @@ class KarpathySource:
     splits: Splits
 
 
-@dataclass(frozen=True, config=STRICT)
-class CaptionsCsvSource:
+class CaptionsCsvSource(Section, frozen=True):
     """A CSV with a caption a row; a picture's rows may stand anywhere. `images: null`: paths start from its folder."""
 
     kind: Literal["captions_csv"]
@@ -111,8 +103,7 @@ class CaptionsCsvSource:
     caption_column: Words = "caption"
 
 
-@dataclass(frozen=True, config=STRICT)
-class ScanSource:
+class ScanSource(Section, frozen=True):
     """SCAN's split files as NPC lays them out: `folder` with images/ and annotations/scan_split/; `pictures` says how
     an id becomes a file's name.
     """
@@ -123,20 +114,12 @@ class ScanSource:
     splits: Splits
 
 
-Source = Annotated[
-    ClipBenchmarkSource
-    | WebdatasetSource
-    | ParquetSource
-    | NcuSource
-    | KarpathySource
-    | CaptionsCsvSource
-    | ScanSource,
-    Field(discriminator="kind"),
-]
+Source = (
+    ClipBenchmarkSource | WebdatasetSource | ParquetSource | NcuSource | KarpathySource | CaptionsCsvSource | ScanSource
+)
 
 
-@dataclass(frozen=True, config=STRICT)
-class DatasetRow:
+class DatasetRow(Section, frozen=True):
     """An evaluation set: `n` pictures in each split (null: not known before) and `classes` classes, or it is another.
 
     `classnames`: a key of clip-benchmark's class names, `source` for the source's own, or a list. `templates`: a key of
@@ -146,14 +129,14 @@ class DatasetRow:
     """
 
     title: Words
-    tasks: Annotated[tuple[Literal["classification", "retrieval"], ...], Field(min_length=1)]
+    tasks: Annotated[tuple[Literal["classification", "retrieval"], ...], Meta(min_length=1)]
     metric: Literal["accuracy", "mean_per_class", "recall"]
     n: dict[SplitName, Count | None]
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    classes: Annotated[int, Field(strict=True, ge=2)] | None = None
+    sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
+    classes: Annotated[int, Meta(ge=2)] | None = None
     classnames: Name | tuple[Words, ...] = "source"
-    templates: Name | Annotated[tuple[Template, ...], Field(min_length=1)] = "imagenet1k"
-    folds: Annotated[int, Field(strict=True, ge=2)] | None = None
+    templates: Name | Annotated[tuple[Template, ...], Meta(min_length=1)] = "imagenet1k"
+    folds: Annotated[int, Meta(ge=2)] | None = None
     remedy: Words | None = None
 
     def __post_init__(self) -> None:

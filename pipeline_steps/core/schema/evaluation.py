@@ -5,49 +5,38 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
-from pipeline_steps.core.schema.values import STRICT, Count, Name, OpenFraction, Positive
+from pipeline_steps.core.schema.values import DISTINCT, Count, Name, OpenFraction, Positive, Section
 
 Tap = Literal["projected", "penultimate"]
 
 
-def _distinct(values: tuple[Tap, ...]) -> tuple[Tap, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("each may be named once")
-    return values
-
-
-@dataclass(frozen=True, config=STRICT)
-class PrepareDatasetConfig:
+class PrepareDatasetConfig(Section, frozen=True):
     """Evaluation sets: `datasets` are rows of `table`; `{root}` in a row's paths stands for `root`."""
 
     table: str
-    datasets: Annotated[tuple[Name, ...], Field(min_length=1)]
+    datasets: Annotated[tuple[Name, ...], Meta(min_length=1)]
     root: str
 
 
-@dataclass(frozen=True, config=STRICT)
-class ExtractFeaturesConfig:
+class ExtractFeaturesConfig(Section, frozen=True):
     """Embeddings for all evaluations, once per checkpoint, set and split; `taps`: what the image tower is read at."""
 
     batch_size: Count
-    workers: Annotated[int, Field(ge=0)]
-    taps: Annotated[tuple[Tap, ...], Field(min_length=1), AfterValidator(_distinct)]
+    workers: Annotated[int, Meta(ge=0)]
+    taps: Annotated[tuple[Tap, ...], Meta(min_length=1), DISTINCT]
     cache: str | None
     checkpoints_per_job: Count
 
 
-@dataclass(frozen=True, config=STRICT)
-class EvalZeroshotConfig:
+class EvalZeroshotConfig(Section, frozen=True):
     """Top-k accuracies to report beside mean per-class accuracy."""
 
-    topk: Annotated[tuple[Count, ...], Field(min_length=1)]
+    topk: Annotated[tuple[Count, ...], Meta(min_length=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
-class StrengthsConfig:
+class StrengthsConfig(Section, frozen=True):
     """Strengths C from `lowest` to `highest`, `per_decade` of them to a factor of ten.
 
     `start` of them, evenly spaced, are tried first; then the spacing around the best is halved until all are reached.
@@ -81,8 +70,7 @@ class StrengthsConfig:
             )
 
 
-@dataclass(frozen=True, config=STRICT)
-class EvalProbeConfig:
+class EvalProbeConfig(Section, frozen=True):
     """Logistic regression by L-BFGS; the L2 strength is chosen on a validation split, never on test."""
 
     tap: Tap
@@ -92,40 +80,30 @@ class EvalProbeConfig:
     max_iterations: Count
 
 
-@dataclass(frozen=True, config=STRICT)
-class EvalRetrievalConfig:
+class EvalRetrievalConfig(Section, frozen=True):
     """The K of recall@K."""
 
-    recall_at: Annotated[tuple[Count, ...], Field(min_length=1)]
+    recall_at: Annotated[tuple[Count, ...], Meta(min_length=1)]
 
 
-@dataclass(frozen=True, config=STRICT)
-class CheckOverlapConfig:
+class CheckOverlapConfig(Section, frozen=True):
     """Pictures of training and evaluation that are equal, or whose 64-bit perceptual hashes differ in few bits."""
 
-    max_distance_bits: Annotated[int, Field(ge=0, le=15)]
+    max_distance_bits: Annotated[int, Meta(ge=0, le=15)]
 
 
-@dataclass(frozen=True, config=STRICT)
-class PaperConfig:
+class PaperConfig(Section, frozen=True):
     """Which of the paper's experiments this is, so that its values stand beside ours."""
 
     corpus: Literal["CC3M", "CC12M", "YFCC15M-R"]
     architecture: Literal["ViT-B/16", "ViT-B/32"]
 
 
-def _some_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not names or len({*names}) < len(names):
-        raise ValueError("at least one data set, and none twice")
-    return names
-
-
-@dataclass(frozen=True, config=STRICT)
-class MakeTablesConfig:
+class MakeTablesConfig(Section, frozen=True):
     """Intervals of the tables and figures; `averages` maps a name to the sets that it is the plain mean of."""
 
     bootstrap_samples: Count
     confidence: OpenFraction
     zero_shot_metric: Literal["by_set", "top1"]
-    averages: dict[str, Annotated[tuple[Name, ...], AfterValidator(_some_once)]]
+    averages: dict[str, Annotated[tuple[Name, ...], Meta(min_length=1), DISTINCT]]
     paper: PaperConfig | None

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
 from pipeline_steps.core.schema.method import MixtureConfig
 from pipeline_steps.core.schema.values import (
-    STRICT,
     Count,
-    Flag,
     Fraction,
     Name,
     Natural,
@@ -19,13 +16,13 @@ from pipeline_steps.core.schema.values import (
     Number,
     OpenFraction,
     Positive,
+    Section,
 )
 
 Rule = Literal["zeroshot_loss", "zeroshot_consistency", "regression_loss", "regression_consistency", "confidence"]
 
 
-@dataclass(frozen=True, config=STRICT)
-class InjectLabelNoiseConfig:
+class InjectLabelNoiseConfig(Section, frozen=True):
     """Noise in the training labels of evaluation set `dataset`, of which `pictures` are used (null: all).
 
     `symmetric`: `fraction` of the labels are drawn anew, from all classes or from the others (`symmetric_draws`);
@@ -49,31 +46,30 @@ class InjectLabelNoiseConfig:
             )
 
 
-@dataclass(frozen=True, config=STRICT)
-class SelectCleanConfig:
+class SelectCleanConfig(Section, frozen=True):
     """CLIPCleaner: the samples whose label `agree` of the `rules` take for clean.
 
     `prompt` has {c} for the class and {feature} for each of its phrases in `class_features` (a YAML file; null: one
     prompt without). `share` keeps that share of the samples, by the score of one rule, in place of its threshold.
     """
 
-    prompt: Annotated[str, Field(pattern=r"\{c\}")]
+    prompt: Annotated[str, Meta(pattern=r"\{c\}")]
     class_features: str | None
     pooling: Literal["mean", "sum"]
     temperature: Positive | None
     regression: Literal["out_of_fold", "in_sample"]
-    folds: Annotated[int, Field(strict=True, ge=2)]
+    folds: Annotated[int, Meta(ge=2)]
     inverse_l2: Positive
     max_iterations: Count
     mixture: MixtureConfig
     theta_gmm: OpenFraction
-    theta_consistency: Annotated[Number, Field(gt=0, le=1)]
+    theta_consistency: Annotated[Number, Meta(gt=0, le=1)]
     small_classes: Literal["keep", "drop"]
-    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+    rules: Annotated[tuple[Rule, ...], Meta(min_length=1)]
     agree: Count
     share: OpenFraction | None
     empty_classes: Literal["best", "worst", "leave"]
-    confidence_batch: Annotated[int, Field(strict=True, ge=2)]
+    confidence_batch: Annotated[int, Meta(ge=2)]
 
     def __post_init__(self) -> None:
         if len(set(self.rules)) < len(self.rules) or self.agree > len(self.rules):
@@ -88,8 +84,7 @@ class SelectCleanConfig:
             )
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainClassifierConfig:
+class TrainClassifierConfig(Section, frozen=True):
     """CLIPCleaner's classifier: mixup on class-balanced draws of the selection, which MixFix widens after every epoch.
 
     `labels`: selected, or for comparison all of them, or those that are true. `small_stem`: a convolution of stride 1
@@ -98,21 +93,21 @@ class TrainClassifierConfig:
 
     labels: Literal["selected", "all", "true"]
     architecture: str
-    small_stem: Flag
+    small_stem: bool
     image_size: Count
     mean: tuple[Number, Number, Number]
     std: tuple[Positive, Positive, Positive]
     crop_padding: Natural
     policy: Literal["none", "cifar10", "imagenet", "svhn"]
     epochs: Count
-    batch_size: Annotated[int, Field(strict=True, ge=2)]
+    batch_size: Annotated[int, Meta(ge=2)]
     lr: Positive
     momentum: Fraction
     weight_decay: NonNegative
     milestones: tuple[Natural, ...]
     lr_decay: Positive
     mixup_beta: Positive
-    mixfix: Flag
+    mixfix: bool
     theta_absorb: Fraction
     theta_relabel: Fraction
     workers: Natural

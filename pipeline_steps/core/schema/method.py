@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
 from pipeline_steps.core.schema.training import TrainingConfig
-from pipeline_steps.core.schema.values import STRICT, Count, Flag, Fraction, NonNegative, Number, OpenFraction, Positive
+from pipeline_steps.core.schema.values import Count, Fraction, NonNegative, Number, OpenFraction, Positive, Section
 
 
-@dataclass(frozen=True, config=STRICT)
-class MixtureConfig:
+class MixtureConfig(Section, frozen=True):
     """A Gaussian mixture of two components by expectation maximisation, as scikit-learn has it.
 
     `tolerance` is of the mean log-likelihood, `covariance_floor` is added to each variance.
@@ -23,8 +21,7 @@ class MixtureConfig:
     covariance_floor: Positive
 
 
-@dataclass(frozen=True, config=STRICT)
-class ForgetSetConfig:
+class ForgetSetConfig(Section, frozen=True):
     """Eq. 2 and the share P of each batch that is taken for false positives.
 
     `selection` says by which score: the confidence of Eq. 2; at random; or, as the neighbouring systems do, by the
@@ -38,24 +35,22 @@ class ForgetSetConfig:
     mixture: MixtureConfig
 
 
-@dataclass(frozen=True, config=STRICT)
-class SeparationConfig:
+class SeparationConfig(Section, frozen=True):
     """Eq. 3: the interval [alpha, beta] for the cosine of a caption and its hardest negative.
 
     `kind: l2` is ablation V2: the plain maximal L2 distance in place of L_sep and L_rel.
     """
 
     kind: Literal["interval", "l2"]
-    alpha: Annotated[Number, Field(ge=-1, lt=0)]
-    beta: Annotated[Number, Field(gt=-1, lt=0)]
+    alpha: Annotated[Number, Meta(ge=-1, lt=0)]
+    beta: Annotated[Number, Meta(gt=-1, lt=0)]
 
     def __post_init__(self) -> None:
         if self.alpha >= self.beta:
             raise ValueError(f"alpha ({self.alpha}) must be below beta ({self.beta}); official: -0.7 and -0.2")
 
 
-@dataclass(frozen=True, config=STRICT)
-class NegativeTextConfig:
+class NegativeTextConfig(Section, frozen=True):
     """What becomes t^Neg: the caption under the learned prompt, a textual negative prefix and the caption (V1), or
     another pair's caption (a control); `augment: eda` perturbs the caption first, as the official code does.
     """
@@ -64,8 +59,7 @@ class NegativeTextConfig:
     augment: Literal["none", "eda"]
 
 
-@dataclass(frozen=True, config=STRICT)
-class LearnPromptConfig:
+class LearnPromptConfig(Section, frozen=True):
     """Phase 1: the learnable negative prompt (Eqs. 3 to 6)."""
 
     prompt_vectors: Count
@@ -81,8 +75,7 @@ class LearnPromptConfig:
     training: TrainingConfig
 
 
-@dataclass(frozen=True, config=STRICT)
-class TransportConfig:
+class TransportConfig(Section, frozen=True):
     """Masked entropic optimal transport (Eqs. 8 and 9).
 
     `stopping: marginals`: `tolerance` bounds the relative error of both marginals; `potentials`: it bounds the summed
@@ -90,7 +83,7 @@ class TransportConfig:
     """
 
     epsilon: Positive
-    normalize_cost: Flag
+    normalize_cost: bool
     solves: Literal["one", "two"]
     column_marginal: Literal["uniform", "forget_share"]
     stopping: Literal["marginals", "potentials"]
@@ -98,8 +91,7 @@ class TransportConfig:
     tolerance: Positive
 
 
-@dataclass(frozen=True, config=STRICT)
-class UnlearnConfig:
+class UnlearnConfig(Section, frozen=True):
     """Phase 2: transport-guided realignment (Eqs. 8 to 12)."""
 
     gamma: Fraction
@@ -116,19 +108,17 @@ class UnlearnConfig:
     training: TrainingConfig
 
 
-@dataclass(frozen=True, config=STRICT)
-class SoftclipConfig:
+class SoftclipConfig(Section, frozen=True):
     """Softened targets: `weight` is the share of the intra-modal similarity in the target, at `temperature`."""
 
     weight: Fraction
     temperature: Positive
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainBaselineConfig:
+class TrainBaselineConfig(Section, frozen=True):
     """Baselines at NCU's compute: they run both phases' `training` sections with a loss of their own."""
 
-    label_smoothing: Annotated[Number, Field(ge=0, lt=1)]
+    label_smoothing: Annotated[Number, Meta(ge=0, lt=1)]
     ascent_weight: NonNegative
     softclip: SoftclipConfig
     forget_set: ForgetSetConfig

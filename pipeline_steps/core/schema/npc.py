@@ -4,34 +4,31 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
 from pipeline_steps.core.schema.method import MixtureConfig
 from pipeline_steps.core.schema.training import TrainingConfig
-from pipeline_steps.core.schema.values import STRICT, Count, Flag, NonNegative, OpenFraction
+from pipeline_steps.core.schema.values import Count, NonNegative, OpenFraction, Section
 
 
-@dataclass(frozen=True, config=STRICT)
-class BuildMemoryBankConfig:
+class BuildMemoryBankConfig(Section, frozen=True):
     """NPC's memory bank over the first `pairs` training pairs (null: all), whose losses are of batches of `batch_size`.
 
     `index` is auto, or a name of faiss's index factory such as Flat (exact) or HNSW32.
     """
 
     pairs: Count | None
-    batch_size: Annotated[int, Field(strict=True, ge=2)]
+    batch_size: Annotated[int, Meta(ge=2)]
     mixture: MixtureConfig
     clean_threshold: OpenFraction
-    exclude_self: Flag
-    index: Annotated[str, Field(pattern=r"^[A-Za-z0-9_,()]+$")]
+    exclude_self: bool
+    index: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_,()]+$")]
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainNpcConfig:
+class TrainNpcConfig(Section, frozen=True):
     """NPC's training. The official code has bank_gradient false, weights batch and siamese official."""
 
-    bank_gradient: Flag
+    bank_gradient: bool
     bank_weight: NonNegative
     weights: Literal["per_sample", "batch"]
     siamese: Literal["stateless", "official"]

@@ -4,44 +4,39 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic.dataclasses import dataclass
+from msgspec import Meta
 
 from pipeline_steps.core.schema.values import (
-    STRICT,
     Count,
-    Flag,
     Fraction,
     Natural,
     NonNegative,
     Number,
     OpenFraction,
     Positive,
+    Section,
     Sha256,
 )
 
 
-@dataclass(frozen=True, config=STRICT)
-class ModelConfig:
+class ModelConfig(Section, frozen=True):
     """An open_clip architecture, by name or by a JSON file of open_clip's form."""
 
     architecture: str
 
 
-@dataclass(frozen=True, config=STRICT)
-class FreezeConfig:
+class FreezeConfig(Section, frozen=True):
     """What does not train: `text_tower` is all of the text encoder, `text_blocks` its first blocks from the input."""
 
-    image_tower: Flag
-    image_projection: Flag
-    text_tower: Flag
-    token_embedding: Flag
-    positional_embedding: Flag
+    image_tower: bool
+    image_projection: bool
+    text_tower: bool
+    token_embedding: bool
+    positional_embedding: bool
     text_blocks: Natural
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainingConfig:
+class TrainingConfig(Section, frozen=True):
     """One pass of the loop: AdamW, linear warm-up, cosine to zero over these epochs.
 
     `pairs` trains on the first so many training pairs of the manifest, whose order is random and fixed, so that
@@ -53,7 +48,7 @@ class TrainingConfig:
 
     epochs: Natural
     pairs: Count | None
-    batch_size: Annotated[int, Field(strict=True, ge=2)]
+    batch_size: Annotated[int, Meta(ge=2)]
     chunk_size: Count | None
     lr: NonNegative
     weight_decay: NonNegative
@@ -74,21 +69,19 @@ class TrainingConfig:
     shuffle: Literal["every_epoch", "once"]
     truncation: Literal["keep_end", "official"]
     selection: Literal["last", "validation"]
-    crop_scale_min: Annotated[Number, Field(gt=0, le=1)]
+    crop_scale_min: Annotated[Number, Meta(gt=0, le=1)]
     workers: Natural
     save_minutes: NonNegative
     freeze: FreezeConfig
 
 
-@dataclass(frozen=True, config=STRICT)
-class TrainReferenceConfig:
+class TrainReferenceConfig(Section, frozen=True):
     """The reference checkpoint: trained here from scratch with the contrastive loss."""
 
     training: TrainingConfig
 
 
-@dataclass(frozen=True, config=STRICT)
-class ImportReferenceConfig:
+class ImportReferenceConfig(Section, frozen=True):
     """A reference checkpoint from elsewhere instead of `train_reference`; `weights: null` trains one.
 
     `weights` is a file, or an open_clip pretrained tag for `format: tag`. `sha256` is that of the file.

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, ConfigDict, Field
-
-STRICT = ConfigDict(extra="forbid")
+from msgspec import Meta, Struct
 
 
-def _yaml_number(value: object) -> object:
-    """YAML 1.1 reads `1e-4` as text; take text in number form, and whole numbers, as the float that was meant."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
-        return float(value)
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+class Section(Struct, frozen=True, forbid_unknown_fields=True):
+    """A mapping with fixed keys: its fields are the keys, their types say what is allowed.
+
+    A class that checks several keys together raises ValueError in `__post_init__`. `core/checking.py` reads one.
+    """
 
 
-Number = Annotated[float, BeforeValidator(_yaml_number), Field(allow_inf_nan=False)]
-Positive = Annotated[Number, Field(gt=0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-OpenFraction = Annotated[Number, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-Natural = Annotated[int, Field(strict=True, ge=0)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
-Flag = Annotated[bool, Field(strict=True)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DISTINCT = Meta(extra={"distinct": True})  # of a list: nothing stands in it twice
+
+Number = float  # finite; YAML 1.1 reads `1e-4` as text, which is taken for the number that was meant
+Positive = Annotated[float, Meta(gt=0)]
+NonNegative = Annotated[float, Meta(ge=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+OpenFraction = Annotated[float, Meta(gt=0, lt=1)]
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Seed = Annotated[int, Meta(ge=0, lt=2**32)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]

@@ -19,19 +19,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
-from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 
 from pipeline_steps.core.files import explain_full_disk
-from pipeline_steps.core.schema.values import STRICT, Sha256
+from pipeline_steps.core.schema.values import Section, Sha256
 
 TENSOR = "rows"
 _SHA256 = "sha256"
 _DTYPES = {"float32": "F32", "int64": "I64"}
 
 
-@dataclass(frozen=True, config=STRICT)
-class Entry:
+class Entry(Section, frozen=True):
     """A file of the cache: its name there and the sha256 of its tensor's bytes."""
 
     key: Sha256

@@ -10,21 +10,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from msgspec import field
 from safetensors import safe_open
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import write_json
-from pipeline_steps.core.schema.values import STRICT
+from pipeline_steps.core.schema.values import Section
 from pipeline_steps.evaluation.features.cache import TENSOR, Entry, FeatureCache, checksum_of
 from pipeline_steps.evaluation.scores import Score
 
@@ -33,8 +31,7 @@ Integers = npt.NDArray[np.int64]
 _ROWS_AT_ONCE = 2**16
 
 
-@dataclass(frozen=True, config=STRICT)
-class SplitFacts:
+class SplitFacts(Section, frozen=True):
     """`split`: its name at its source; `n` pictures; `label_hash`: equal for equal labels."""
 
     split: str
@@ -42,8 +39,7 @@ class SplitFacts:
     label_hash: str
 
 
-@dataclass(frozen=True, config=STRICT)
-class SetFacts:
+class SetFacts(Section, frozen=True):
     """What prepare_dataset said of a set; `missing`: a line for each split but test that could not be had."""
 
     title: str
@@ -58,8 +54,7 @@ class SetFacts:
     splits: dict[str, SplitFacts] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=STRICT)
-class Index:
+class Index(Section, frozen=True):
     """features.json. `cache` is the cache's folder, from the index's own; `checkpoint` the sha256 of the checkpoint."""
 
     cache: str
@@ -69,7 +64,7 @@ class Index:
 
     def write(self, path: Path) -> None:
         """As JSON, whole or not at all."""
-        write_json(path, TypeAdapter(Index).dump_python(self, mode="json"))
+        write_json(path, msgspec.to_builtins(self))
 
 
 def relative_cache(cache: Path, index: Path) -> str:
@@ -104,10 +99,10 @@ class Features:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._index = TypeAdapter(Index).validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
+            self._index = msgspec.json.decode(path.read_bytes(), type=Index)
+        except (OSError, msgspec.DecodeError) as error:
             raise PipelineError(
-                f"{path} is not a whole index of features ({_first_line(error)}). "
+                f"{path} is not a whole index of features ({error}). "
                 "Delete it and run extract_features for this checkpoint again."
             ) from error
         self._cache = FeatureCache(path.parent / self._index.cache)
@@ -231,10 +226,3 @@ class Features:
             f"{self.path}: {key} {fact}. Delete this index and run extract_features for this checkpoint again; it "
             "makes what is missing."
         )
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first: Any = error.errors(include_url=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from msgspec import Meta, field
 
+from pipeline_steps.core.checking import checked
 from pipeline_steps.core.config import read_yaml
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.schema.values import STRICT, Name, Number
+from pipeline_steps.core.schema.values import Name, Number, Section
 from pipeline_steps.reporting.names import ZERO_SHOT
 
 TABLES = ("table1", "table2", "table3", "table4", "table5")
 
 
-@dataclass(frozen=True, config=STRICT)
-class PaperColumn:
+class PaperColumn(Section, frozen=True):
     """A column: a data set by the paper's name, or an `average` of the columns before it, back to the last average.
 
     `groups` are the headings above `title`. `measure` is null for the one that the data set's metric asks for. `gain`
@@ -39,8 +37,7 @@ class PaperColumn:
         return " ".join(part for part in (*self.groups, self.title) if part)
 
 
-@dataclass(frozen=True, config=STRICT)
-class PaperRow:
+class PaperRow(Section, frozen=True):
     """A printed row: percent, in the order of the columns; `gains` by the column's key, as printed."""
 
     corpus: str
@@ -50,8 +47,7 @@ class PaperRow:
     gains: Mapping[str, Number] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, config=STRICT)
-class PaperTable:
+class PaperTable(Section, frozen=True):
     """A table of the paper; `decimals` of its percentages; `note` is what readers of its values must know."""
 
     caption: str
@@ -61,13 +57,11 @@ class PaperTable:
     decimals: int = 1
     note: str | None = None
 
-    @model_validator(mode="after")
-    def _rows_fit_columns(self) -> PaperTable:
+    def __post_init__(self) -> None:
         keys = {column.key for column in self.columns}
         for row in self.rows:
             if len(row.values) != len(self.columns) or set(row.gains) - keys:
                 raise ValueError(f"{row.corpus}, {row.architecture}, {row.model}: not one value per column")
-        return self
 
     def members(self, average: PaperColumn) -> tuple[PaperColumn, ...]:
         """The columns that an average is the plain mean of."""
@@ -76,33 +70,31 @@ class PaperTable:
         return before[start:]
 
 
-@dataclass(frozen=True, config=STRICT)
-class PaperFigure:
+class PaperFigure(Section, frozen=True):
     """What a figure shows, and what the paper says about it."""
 
     shows: str
     says: tuple[str, ...]
 
 
-@dataclass(frozen=True, config=STRICT)
-class Paper:
+class Paper(Section, frozen=True):
     """The whole file. `datasets` maps a heading to rows of config/datasets.yaml, the paper's split first."""
 
     source: str
     methods: Mapping[str, str]
-    datasets: Mapping[str, Annotated[tuple[Name, ...], Field(min_length=1)]]
+    datasets: Mapping[str, Annotated[tuple[Name, ...], Meta(min_length=1)]]
     tables: Mapping[str, PaperTable]
     figures: Mapping[str, PaperFigure]
 
-    @model_validator(mode="after")
-    def _names_are_known(self) -> Paper:
+    def __post_init__(self) -> None:
+        if absent := [name for name in TABLES if name not in self.tables]:
+            raise ValueError(f"{', '.join(absent)} is missing in tables")
         for name in TABLES:
             table = self.tables[name]
             unknown = {column.dataset for column in table.columns if column.dataset} - set(self.datasets)
             unknown |= {row.model for row in table.rows} - set(self.methods)
             if unknown:
                 raise ValueError(f"{name}: {', '.join(sorted(unknown))} are neither datasets nor methods of the file")
-        return self
 
     def models(self, table: str) -> tuple[str, ...]:
         """The models of a table, in the paper's order."""
@@ -120,13 +112,13 @@ class Paper:
 
 def read_paper(path: Path) -> Paper:
     """Read the file. Raises PipelineError when it has not the form of resources/paper/tables.yaml."""
-    try:
-        return TypeAdapter(Paper).validate_python(read_yaml([path]))
-    except (ValidationError, KeyError) as error:
+    paper, problems = checked(read_yaml([path]), Paper)
+    if paper is None:
         raise PipelineError(
-            f"{path} has not the form of the paper's tables ({' '.join(str(error).split())}). "
+            f"{path} has not the form of the paper's tables ({'; '.join(problems)}). "
             "Take resources/paper/tables.yaml as it came."
-        ) from error
+        )
+    return paper
 
 
 def default_measure(stage: str, metric: str, zero_shot_metric: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import UnlearnConfig

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib, training_operations
@@ -48,7 +49,7 @@ def test_memory_grows_with_batch_workers_model_and_processes() -> None:
     assert base > pictures
     assert training_memory_mib(replace(TRAINING, batch_size=2 * TRAINING.batch_size), model, 14) > base + 0.9 * pictures
     assert training_memory_mib(TRAINING, model, 28) > base
-    assert training_memory_mib(TRAINING, replace(model, parameters=10 * model.parameters), 14) > base
+    assert training_memory_mib(TRAINING, dataclasses.replace(model, parameters=10 * model.parameters), 14) > base
     assert features_memory_mib(CONFIGURATION.extract_features, model, 8) > features_memory_mib(
         CONFIGURATION.extract_features, model, 1
     )

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipeline_steps.core.config import load_config, read_yaml
@@ -95,5 +95,5 @@ def _leaves(value: Any) -> dict[str, Any]:
         else:
             found[prefix] = value
 
-    walk(asdict(value), "")
+    walk(msgspec.to_builtins(value), "")
     return found

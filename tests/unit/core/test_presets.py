@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_config, load_section, read_yaml, resolve
 from pipeline_steps.core.schema import LearnPromptConfig, UnlearnConfig

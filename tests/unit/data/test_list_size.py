@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_config, read_yaml
 from pipeline_steps.data.list_size import known_pairs

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import StrengthsConfig

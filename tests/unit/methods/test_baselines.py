@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import ForgetSetConfig, SoftclipConfig, TrainBaselineConfig

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 from safetensors.torch import save_file
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 

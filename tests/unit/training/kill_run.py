@@ -11,10 +11,10 @@ import logging
 import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section
 from pipeline_steps.core.schema import LearnPromptConfig, UnlearnConfig

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from torch.amp.grad_scaler import GradScaler
 

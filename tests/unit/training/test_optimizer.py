@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import TrainingConfig

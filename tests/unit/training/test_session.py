@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError

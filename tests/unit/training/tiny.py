@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
@@ -79,5 +80,5 @@ def batch(step: int, size: int = 16) -> Batch:
 
 def banked_batch(step: int, size: int = 16) -> Batch:
     """The same with two further batches as its memory bank."""
-    of_image, of_text = (replace(batch(1000 * part + step, size), negative_tokens=None) for part in (1, 2))
-    return replace(batch(step, size), negative_tokens=None, bank=(of_image, of_text))
+    of_image, of_text = (dataclasses.replace(batch(1000 * part + step, size), negative_tokens=None) for part in (1, 2))
+    return dataclasses.replace(batch(step, size), negative_tokens=None, bank=(of_image, of_text))

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from msgspec.structs import replace
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -168,7 +169,7 @@ def test_the_training_split_has_the_taps_that_are_asked_for_and_test_always_the_
 def test_a_set_that_could_not_be_had_has_no_features_and_its_hole_is_handed_on(
     sets: list[PreparedSet], folders: list[Path], tmp_path: Path
 ) -> None:
-    hole = replace(sets[0], name="cars", splits={}, hole="the link is dead", missing={})
+    hole = dataclasses.replace(sets[0], name="cars", splits={}, hole="the link is dead", missing={})
     (features,), _ = extracted(folders[:1], [hole, sets[1]], tmp_path / "cache")
     assert not [key for key in _keys(features) if key.startswith("cars")]
     assert features.holes("classification") == {"cars": "the link is dead"}

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section
 from pipeline_steps.core.schema import TrainClassifierConfig

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from sklearn.mixture import GaussianMixture
 
 from pipeline_steps.core.config import load_section

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import ForgetSetConfig, LearnPromptConfig, UnlearnConfig
@@ -189,7 +190,7 @@ def test_the_mass_of_a_forget_row_on_its_negative_is_reported_and_is_about_one_o
 def test_a_random_forget_set_follows_the_seed_of_the_step(phase: HardestNegative | Unlearning) -> None:
     random = type(phase)(replace(phase._settings, forget_set=replace(FORGET_SET, selection="random")))  # type: ignore[arg-type]
     embeddings, forget = _embeddings()
-    seeded = replace(embeddings, step_seed=5)
+    seeded = dataclasses.replace(embeddings, step_seed=5)
     drawn, other = random(embeddings).forget_N, random(seeded).forget_N
     assert drawn is not None
     assert other is not None

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from sklearn.mixture import GaussianMixture
 
 from pipeline_steps.core.errors import PipelineError

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section
 from pipeline_steps.core.schema import TrainNpcConfig
