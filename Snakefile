@@ -47,9 +47,14 @@ rule all:
         once_submitting(RESULTS),
 
 
+# MLflow learns of the runs while they run, from their records, by a process of its own.
+onstart:
+    followers.append(Follower(Path(CFG.results_dir), CFG.tracking.uri))
+
+
 onsuccess:
-    shell("python -m pipeline_steps.merge_runs || true")
+    followers.pop().finish()
 
 
 onerror:
-    shell("python -m pipeline_steps.merge_runs --experiment {RUN_NAMES} || true")
+    followers.pop().finish()

@@ -14,20 +14,21 @@ if TYPE_CHECKING:
     from pipeline_steps.cluster.checks import Finding
 
 DEFAULT_CONFIG = "config/config.yaml"
+_SECONDS = 10
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print every check, then the remedies of those that failed. Returns 0, or 1 when one failed."""
-    from pipeline_steps.cluster.checks import Finding, all_static
-    from pipeline_steps.cluster.jobs import all_jobs
-    from pipeline_steps.cluster.requests import requests_of
-    from pipeline_steps.core.config import load_config, read_yaml
-
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.check_cluster", description=__doc__)
     parser.add_argument("--profile", default="slurm", help="as snakemake takes it (default: slurm)")
     parser.add_argument("--configfile", nargs="+", default=[], help="as snakemake takes them, over the default")
     parser.add_argument("--wait", type=float, default=180, help="seconds for each job to start; 0 submits none")
     arguments = parser.parse_args(argv)
+    from pipeline_steps.cluster.checks import Finding, all_static
+    from pipeline_steps.cluster.jobs import all_jobs
+    from pipeline_steps.cluster.requests import requests_of
+    from pipeline_steps.core.config import load_config, read_yaml
+
     try:
         config = load_config(read_yaml([Path(name) for name in (DEFAULT_CONFIG, *arguments.configfile)]))
         asked = requests_of(arguments.profile, arguments.configfile)
@@ -38,29 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("check_cluster: every output is made already; there is no job to check", file=sys.stderr)
         return 0
     results = Path(config.results_dir)
-    uri = config.tracking.uri or f"sqlite:///{results}/mlflow.db"  # as the jobs have it, whatever this shell says
-    found = [*all_static(asked), _store(uri)]
+    found = [*all_static(asked), _store(config.tracking.uri or f"sqlite:///{results}/mlflow.db")]
     if arguments.wait and not any(finding.failed for finding in found):
-        found += all_jobs(asked.requests, results, uri, arguments.wait)
+        found += all_jobs(asked.requests, results, arguments.wait)
     elif arguments.wait:
         found.append(Finding("jobs", "none was submitted, because of the failures above"))
     return _told(found)
 
 
 def _store(uri: str) -> Finding:
-    from pipeline_steps.cluster.checks import Finding
-    from pipeline_steps.cluster.probe import store_problem
+    """MLflow from this machine, which alone writes to it; jobs leave records on the shared folder."""
+    from urllib.request import urlopen
 
-    if uri.startswith("sqlite:"):
-        return Finding(
-            "MLflow", f"{uri}: a file, which network file systems do not all lock well",
-            "for many jobs at once start a server and set tracking.uri (docs/mlflow_on_a_cluster.md)", warning=True,
-        )  # fmt: skip
-    problem = store_problem(uri)
-    if problem:
-        return Finding("MLflow", f"{uri} does not answer: {problem}", "start it (docs/mlflow_on_a_cluster.md), or set "
-                       "tracking.uri to one that runs")  # fmt: skip
-    return Finding("MLflow", f"{uri} answers" if uri.startswith("http") else uri)
+    from pipeline_steps.cluster.checks import Finding
+
+    if not uri.startswith(("http://", "https://")):
+        return Finding("MLflow", uri)
+    try:
+        with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS):  # noqa: S310 - http or https, see above
+            return Finding("MLflow", f"{uri} answers")
+    except OSError as error:
+        remedy = (
+            "start it (docs/mlflow_on_a_cluster.md), or set tracking.uri to one that runs; until then runs are kept"
+        )
+        return Finding("MLflow", f"{uri} does not answer: {error}", remedy, warning=True)
 
 
 def _told(found: Sequence[Finding]) -> int:

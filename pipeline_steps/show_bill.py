@@ -18,16 +18,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Where PIPELINE_REQUESTS in the environment names a file, the JSON goes there instead (for check_cluster).
     """
-    from pipeline_steps.core.config import load_config
-    from pipeline_steps.data.list_size import known_pairs
-    from pipeline_steps.reporting.bill import bill
-    from pipeline_steps.reporting.job_cost import item_of
-
     argparse.ArgumentParser(prog="python -m pipeline_steps.show_bill", description=__doc__).parse_args(argv)
     told = json.load(sys.stdin)
     if requests := os.environ.get("PIPELINE_REQUESTS"):
         write_json(Path(requests), told)
         return 0
+    from pipeline_steps.core.config import load_config
+    from pipeline_steps.data.list_size import known_pairs
+    from pipeline_steps.reporting.bill import bill
+    from pipeline_steps.reporting.job_cost import item_of
+
     try:
         pairs = known_pairs(config := load_config(told["config"]))
         items = [item_of(told["config"], job, pairs) for job in told["jobs"]]

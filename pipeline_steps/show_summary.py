@@ -15,8 +15,6 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the overview of an experiment. Returns 0, or 1 after an error that the user can mend."""
-    from pipeline_steps.reporting.overview import overview
-
     parser = argparse.ArgumentParser(prog="python -m pipeline_steps.show_summary", description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("experiment", type=Path, nargs="?", help="reads: results/<experiment>")
@@ -24,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", type=Path, nargs="+", help=f"YAML files over {DEFAULT_CONFIG}, as Snakemake takes them"
     )
     arguments = parser.parse_args(argv)
+    from pipeline_steps.reporting.overview import overview
+
     try:
         experiment, store = (arguments.experiment, None) if arguments.experiment else _configured(arguments.config)
         store = os.environ.get("MLFLOW_TRACKING_URI") or store or str(experiment.parent / "mlflow.db")

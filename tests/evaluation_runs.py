@@ -21,7 +21,7 @@ def evaluated(
 ) -> tuple[Scores, Scores]:
     """Zero-shot and retrieval scores of the sets that are `rows` of a table, with some keys of sections changed.
 
-    The steps run in `folder`, by their command lines, and log to the store that MLFLOW_TRACKING_URI names.
+    The steps run in `folder`, by their command lines, and leave their records under PIPELINE_RESULTS_DIR.
     """
     settings = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     settings |= {name: {**settings[name], **section} for name, section in changes.items()}

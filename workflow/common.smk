@@ -4,6 +4,7 @@ import functools
 import json
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
+from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.core.study import experiments_of
 
@@ -11,7 +12,7 @@ CFG = load_config(config)
 EXPERIMENTS = experiments_of(config)
 STUDY = CFG.compare_experiments.over is not None
 SHARED_ROOT = f"{CFG.results_dir}/{CFG.experiment}"  # what the experiments of a study have in common
-RUN_NAMES = sorted({CFG.experiment, *EXPERIMENTS})  # of MLflow's experiments
+followers = []  # what tells MLflow of the runs of this invocation
 ROOT = f"{CFG.results_dir}/{{experiment}}" if STUDY else SHARED_ROOT
 # A reference alone has two threads; of several, each is trained beside another.
 REFERENCE_THREADS = 2 if len(EXPERIMENTS) * len(CFG.seeds) == 1 else 1
@@ -33,13 +34,12 @@ OWN_PAIRS = {
 SCATTERED = CFG.download_images.jobs > 1
 PART = "download_images/parts/{scatteritem}" if SCATTERED else "download_images"
 
-# Every job finds the package and the MLflow store, wherever Snakemake runs it. `launch nodes N threads module ...` starts
+# Every job finds the package and the results folder, wherever Snakemake runs it. `launch nodes N threads module ...` starts
 # a step in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's
 # set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(
     f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
-    f"MLFLOW_TRACKING_URI={CFG.tracking.uri or f'sqlite:///{CFG.results_dir}/mlflow.db'!r} "
-    f"PIPELINE_RESULTS_DIR={CFG.results_dir!r} "
+    f"PIPELINE_RESULTS_DIR={CFG.results_dir!r} PIPELINE_RUNS_FOLLOWED=1 "
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
     "launch() {{ local nodes=$1 processes=$2 threads=$3; shift 3; "
     'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task "$threads" '

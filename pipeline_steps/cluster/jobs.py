@@ -1,4 +1,4 @@
-"""A short real job on every partition: is the folder shared, does torch see the GPU, is MLflow reachable?"""
+"""A short real job on every partition: is the folder shared, does torch see the GPU?"""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _LATENCY_SECONDS = 30
 _ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING")
 
 
-def all_jobs(requests: Sequence[Request], folder: Path, uri: str, wait_seconds: float) -> list[Finding]:
+def all_jobs(requests: Sequence[Request], folder: Path, wait_seconds: float) -> list[Finding]:
     """A job on each partition asked for, with a GPU where jobs there have one. None is left in the queue.
 
-    `folder` is the results folder, and `uri` the MLflow store that steps will log to.
+    `folder` is the results folder.
     """
     gpu_of: dict[str, bool] = {}
     for request in requests:
@@ -32,17 +32,17 @@ def all_jobs(requests: Sequence[Request], folder: Path, uri: str, wait_seconds: 
     for partition, gpu in gpu_of.items():
         asked = next(one for one in requests if one.partition == partition)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".check_cluster") as place:
-            found += _job(Path(place), asked, uri, wait_seconds, gpu=gpu)
+            found += _job(Path(place), asked, wait_seconds, gpu=gpu)
     return found
 
 
-def _job(place: Path, asked: Request, uri: str, wait_seconds: float, *, gpu: bool) -> list[Finding]:
+def _job(place: Path, asked: Request, wait_seconds: float, *, gpu: bool) -> list[Finding]:
     token, answer, log = place / "token", place / "answer.json", place / "log"
     secret = secrets.token_hex(8)
     token.write_text(secret, encoding="utf-8")
     package = str(Path(__file__).parents[2])
     called = ["python", "-m", "pipeline_steps.cluster.probe", str(token), str(answer)]
-    script = f"export PYTHONPATH={shlex.quote(package)} MLFLOW_TRACKING_URI={shlex.quote(uri)}; {shlex.join(called)}"
+    script = f"export PYTHONPATH={shlex.quote(package)}; {shlex.join(called)}"
     options = [
         f"--partition={asked.partition}",
         f"--time={_MINUTES}",
@@ -104,9 +104,4 @@ def judged(check: str, told: dict[str, Any], secret: str, *, gpu: bool) -> list[
         ))  # fmt: skip
     elif gpu:
         found.append(Finding(f"the GPU on {check.split()[-1]}", ", ".join(told["gpu_names"])))
-    if told["mlflow"]:
-        found.append(Finding(
-            f"MLflow from {check.split()[-1]}", f"cannot be reached: {told['mlflow']}",
-            "steps there will log to a spool in the results folder, which is merged at the end", warning=True,
-        ))  # fmt: skip
     return found

@@ -11,13 +11,10 @@ import socket
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
-
-_SECONDS = 10
 
 
 def found_here(token: Path) -> dict[str, Any]:
-    """Host, Python, whether the token is there, torch and its GPUs, and what the MLflow store says."""
+    """Host, Python, whether the token is there, torch and its GPUs."""
     import torch  # seconds, and an error that is part of the answer
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -29,19 +26,7 @@ def found_here(token: Path) -> dict[str, Any]:
         "gpus": gpus,
         "gpu_names": [torch.cuda.get_device_name(number) for number in range(gpus)],
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "mlflow": store_problem(os.environ.get("MLFLOW_TRACKING_URI", "")),
     }
-
-
-def store_problem(uri: str) -> str | None:
-    """Why an MLflow store cannot be reached from this machine; None where it can, or needs no network."""
-    if not uri.startswith(("http://", "https://")):
-        return None
-    try:
-        with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS):  # noqa: S310 - http or https, see above
-            return None
-    except OSError as error:
-        return str(error)
 
 
 def main() -> None:

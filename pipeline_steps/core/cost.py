@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
+from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import write_json
 from pipeline_steps.core.schema import ExtractFeaturesConfig, TrainingConfig
 
 FLOAT = 4
@@ -36,13 +42,33 @@ class ModelCost:
 def counted(architecture: str) -> ModelCost:
     """Have an architecture counted in a process of its own, so that the caller need not load torch.
 
-    Raises PipelineError for one that open_clip does not know.
+    What was counted once is kept in the user's cache. Raises PipelineError for one that open_clip does not know.
     """
+    known = _cache_file(architecture)
+    with suppress(OSError, ValueError, TypeError):
+        return ModelCost(**json.loads(known.read_text(encoding="utf-8")))
     command = [sys.executable, "-m", "pipeline_steps.models.cost", architecture]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
         raise PipelineError(f"model.architecture = {architecture!r} cannot be counted: {ran.stderr.strip()[-500:]}")
-    return ModelCost(**json.loads(ran.stdout.splitlines()[-1]))
+    found = ModelCost(**json.loads(ran.stdout.splitlines()[-1]))
+    with suppress(OSError, PipelineError):
+        write_json(known, asdict(found))
+    return found
+
+
+def cache_folder() -> Path:
+    """This project's folder in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ncu_pipeline"
+
+
+def _cache_file(architecture: str) -> Path:
+    """Named by the architecture (of a file, its content), open_clip's version, and the code that counts."""
+    path = Path(architecture)
+    content = path.read_bytes() if path.is_file() else architecture.encode()
+    code = (Path(__file__).parents[1] / "models" / "cost.py").read_bytes()
+    key = hashlib.sha256(b"\0".join([version("open_clip_torch").encode(), code, content])).hexdigest()
+    return cache_folder() / f"{key}.json"
 
 
 def training_operations(training: TrainingConfig, model: ModelCost, pairs: int, texts: int) -> float:

@@ -1,12 +1,13 @@
-"""A step's execution: its settings and inputs are checked, its outputs are locked, and MLflow learns of the run."""
+"""A step's execution: its settings and inputs are checked, its outputs are locked, and the run is recorded."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from typing import Any
 from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, section_type
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
+from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.process import rank, sigterm_raises
+from pipeline_steps.core.record import Run, RunIdentity, fingerprint_of, recorded_run, results_dir
 from pipeline_steps.core.step import Step, StepContext, option
 
 _MOST_HASHED_MEMBERS = 100
@@ -33,9 +36,8 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
     missing = [f"{option(name)} {path}" for name in step.inputs for path in files.get(name, ()) if not path.exists()]
     if missing:
         raise PipelineError(f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first.")
-    from pipeline_steps.core.tracking import RunIdentity, SilentRun, fingerprint_of, tracked_run
-
-    identity = RunIdentity(str(raw.get("experiment", "standalone")), step.name, arguments.method, arguments.seed)
+    experiment = load_section(raw, "experiment", section_type("experiment")) if "experiment" in raw else "standalone"
+    identity = RunIdentity(experiment, step.name, arguments.method, arguments.seed)
     options = {name: word for name in step.options if (word := getattr(arguments, name)) is not None}
     settings = _only(raw, step.sections) | options
     with ExitStack() as stack:
@@ -46,10 +48,11 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
         read = {name: files[name] for name in step.inputs if name in files}
         hashes = {key: sha256_of(path, step.reads.get(name, ["**/*"])) for name, key, path in _keyed(read)}
         if rank() == 0:
-            run = stack.enter_context(tracked_run(identity, settings, hashes, outputs[0]))
+            stack.enter_context(_followed())
+            run = stack.enter_context(recorded_run(identity, settings, hashes, outputs[0]))
         else:
             stack.enter_context(sigterm_raises())
-            run = SilentRun(fingerprint_of(settings, hashes))
+            run = Run(None, fingerprint_of(settings, hashes))
         first = {name: paths[0] for name, paths in files.items()}
         several = {name: paths for name, paths in files.items() if name in step.several}
         context = StepContext(
@@ -61,6 +64,19 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
         written = {name: files[name] for name in step.outputs if name in files}
         run.set_tags({f"output.{key}": str(path) for _, key, path in _keyed(written)})
         run.set_tags({f"output.{key}.sha256": sha256_of(path) for _, key, path in _keyed(written) if _hashable(path)})
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    """Have the records sent to MLflow while the block runs, unless whoever started this process does (Snakemake)."""
+    if os.environ.get("PIPELINE_RUNS_FOLLOWED"):
+        yield
+        return
+    follower = Follower(results_dir())
+    try:
+        yield
+    finally:
+        follower.finish()
 
 
 def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, tuple[Path, ...]]:

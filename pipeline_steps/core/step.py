@@ -18,7 +18,7 @@ from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.process import Paused, Terminated, rank, world_size
 
 if TYPE_CHECKING:
-    from pipeline_steps.core.tracking import Run
+    from pipeline_steps.core.record import Run
 
 Section = TypeVar("Section")
 SHARED = {
@@ -30,7 +30,7 @@ SHARED = {
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step's `run` gets: its inputs and outputs by name, its settings, its MLflow run and its log.
+    """What a step's `run` gets: its inputs and outputs by name, its settings, its record and its log.
 
     `paths` has the first of those that are `several`; `options` the plain words of the command line.
     """
@@ -85,7 +85,7 @@ class Step:
             log.error("%s", error)
             return 1
         except (Terminated, KeyboardInterrupt) as stop:
-            log.error("stopped (%s); its MLflow run is KILLED", stop or "Ctrl-C")
+            log.error("stopped (%s); its run is recorded as KILLED", stop or "Ctrl-C")
             if isinstance(stop, Paused) and rank() == 0:
                 from pipeline_steps.core.slurm import requeue
 

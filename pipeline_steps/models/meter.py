@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline_steps.core.process import Paused
-from pipeline_steps.core.tracking import Run
+from pipeline_steps.core.record import Run
 
 _JOULES_PER_KWH = 3.6e6
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.names import MISSING, column_title, stage_order, title_of
+from pipeline_steps.reporting.run_cost import stage_costs
 from pipeline_steps.reporting.text_table import text_table
 
 Row = dict[str, str]
@@ -42,7 +43,7 @@ def _sections(experiment: Path, table: Path, store: str) -> dict[str, str]:
         "Classifiers on noisy labels": _body(labels),
         "Where things are": _places(experiment, store),
         "Time and memory": time_text(experiment / "benchmarks"),
-        "What the trainings and features took": cost_text(_uri(store), experiment.name),
+        "What the trainings and features took": cost_text(experiment),
     }
 
 
@@ -120,11 +121,9 @@ def time_text(*folders: Path) -> str:
     return text_table(["Stage", "Jobs", "Time", "Peak memory"], body, "simple")
 
 
-def cost_text(uri: str, experiment: str) -> str:
-    """A row per stage that trains or used GPUs, from MLflow: every attempt, GPU-hours, energy, GPU memory, pairs/s."""
-    from pipeline_steps.core.tracking.costs import stage_costs  # mlflow: seconds, and only for this
-
-    costs = stage_costs(uri, experiment)
+def cost_text(experiment: Path) -> str:
+    """A row per stage that trains or used GPUs, by its records: every attempt, GPU-hours, energy, memory, pairs/s."""
+    costs = stage_costs(experiment)
     body = [
         [
             stage, str(cost.runs), _duration(cost.seconds), f"{cost.gpu_hours:.2f}",
@@ -137,10 +136,6 @@ def cost_text(uri: str, experiment: str) -> str:
     ]  # fmt: skip
     header = ["Stage", "Runs", "Time", "GPU-hours", "GPU energy", "GPU memory", "Pairs/s"]
     return text_table(header, body, "simple") if body else ""
-
-
-def _uri(store: str) -> str:
-    return store if "://" in store else f"sqlite:///{store}"
 
 
 def _cell(row: Row, key: str) -> str:

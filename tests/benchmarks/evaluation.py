@@ -162,7 +162,7 @@ def _random_weights(folder: Path) -> Path:
 
 
 def _timed(command: Sequence[str], work: Path) -> float:
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{work}/mlflow.db"}
+    environment = {**os.environ, "PIPELINE_RESULTS_DIR": str(work)}
     started = time.perf_counter()
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -64,7 +64,7 @@ def extract(folder: Path, checkpoints: Sequence[Path]) -> None:
             "--prepared", str(folder / "openclipart"), "--settings", json.dumps(settings),
             "--features", *(f"{results}/{number}/features.json" for number, _ in enumerate(checkpoints)),
         ]  # fmt: skip
-        environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        environment = {**os.environ, "PIPELINE_RESULTS_DIR": str(folder)}
         subprocess.run(command, check=True, capture_output=True, env=environment, cwd=REPOSITORY)
 
 

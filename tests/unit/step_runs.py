@@ -1,14 +1,11 @@
-"""Running a step by its command line against a real MLflow store of the test's own."""
+"""Running a step by its command line, and the records that it leaves in the test's own results folder."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-from mlflow import MlflowClient
-from mlflow.entities import Run
-
+from pipeline_steps.core.record import Record, read_record, record_folders, results_dir
 from pipeline_steps.core.step import SHARED, Step
 from tests.results_tree import SETTINGS
 
@@ -22,23 +19,9 @@ def command(step: Step, *, settings: dict[str, object] | None = None, method: st
     return step.main([*options, "--settings", json.dumps(chosen), *owner])
 
 
-def runs_of(stage: str) -> list[Run]:
-    """The stage's runs in the test's store."""
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    experiment = client.get_experiment_by_name("test")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], f"tags.stage = '{stage}'"))
-
-
-def artifacts_of(run: Run) -> set[str]:
-    """The paths of a run's files."""
-    client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    found: set[str] = set()
-    folders = [""]
-    while folders:
-        for item in client.list_artifacts(run.info.run_id, folders.pop() or None):
-            if item.is_dir:
-                folders.append(item.path)
-            else:
-                found.add(item.path)
-    return found
+def runs_of(stage: str, experiment: str = "test", results: Path | None = None) -> list[Record]:
+    """The records of a stage, the earliest first; in PIPELINE_RESULTS_DIR unless said otherwise."""
+    found = [read_record(folder) for folder in record_folders(results or results_dir(), experiment)]
+    return sorted(
+        (record for record in found if record and record.identity.stage == stage), key=lambda record: record.started
+    )

@@ -9,19 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from mlflow import MlflowClient
 
 from pipeline_steps.build_manifest import STEP
 from pipeline_steps.data.manifest import image_root
 from pipeline_steps.data.pictures import PictureReader
 from tests.unit.data.made_data import sample, section, write_picture, write_scan, write_shard, write_tar
+from tests.unit.step_runs import runs_of
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
-    uri = f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    return uri
+def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def _build(folder: Path, *inputs: str, **changes: Any) -> int:
@@ -37,7 +35,7 @@ def _rows(count: int = 40) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_download_becomes_a_manifest_whatever_the_order_of_arrival(tmp_path: Path, store: str) -> None:
+def test_a_download_becomes_a_manifest_whatever_the_order_of_arrival(tmp_path: Path) -> None:
     rows, contents = _rows(), []
     for attempt in range(2):
         write_shard(tmp_path / "images", "00000", rows)
@@ -52,12 +50,9 @@ def test_a_download_becomes_a_manifest_whatever_the_order_of_arrival(tmp_path: P
     assert [row["id"] for row in manifest] == sorted(row["id"] for row in manifest)
     assert report["pairs"] == len(manifest) == 40
     assert report["noise"]["noisy_pairs"] == sum(row["is_noisy"] for row in manifest) > 0
-    client = MlflowClient(store)
-    experiment = client.get_experiment_by_name("standalone")
-    assert experiment is not None
-    run = client.search_runs([experiment.experiment_id], "tags.stage = 'build_manifest'", max_results=1)[0]
-    assert run.data.metrics["pairs"] == 40
-    assert run.data.metrics["noise.noisy_pairs"] == report["noise"]["noisy_pairs"]
+    run = runs_of("build_manifest", "standalone")[-1]
+    assert run.metrics["pairs"] == 40
+    assert run.metrics["noise.noisy_pairs"] == report["noise"]["noisy_pairs"]
 
 
 def test_an_own_csv_by_option_or_by_config(tmp_path: Path) -> None:

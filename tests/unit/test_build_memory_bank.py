@@ -22,7 +22,7 @@ from tests.unit.training.conftest import pairs  # noqa: F401 - the same manifest
 
 @pytest.fixture
 def options(tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:  # noqa: F811
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     torch.manual_seed(0)
     save_clip(tmp_path / "reference", create_clip(tiny.architecture(tmp_path)))
     return ["--pairs", str(pairs), "--reference", str(tmp_path / "reference"), "--method", "npc"]
@@ -50,7 +50,7 @@ def test_every_pair_has_two_other_clean_ones(tmp_path: Path, options: list[str])
     assert report["forget_set/base_rate"] == 0.25
     assert 0 <= report["forget_set/auroc"] <= 1
     (run,) = runs_of("build_memory_bank")
-    assert run.data.metrics["clean"] == clean.sum()
+    assert run.metrics["clean"] == clean.sum()
 
 
 def test_it_is_the_same_again_from_the_cache(tmp_path: Path, options: list[str]) -> None:

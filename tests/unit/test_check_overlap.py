@@ -15,14 +15,14 @@ from pipeline_steps.core.config import load_section
 from pipeline_steps.core.schema import DatasetRow
 from pipeline_steps.evaluation.datasets.prepare import prepare
 from tests.unit.data.made_data import section
-from tests.unit.step_runs import artifacts_of, runs_of
+from tests.unit.step_runs import runs_of
 
 SETTINGS = json.dumps({"experiment": "test", "check_overlap": {"max_distance_bits": 3}})
 
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def _picture(number: int) -> Image.Image:
@@ -89,9 +89,9 @@ def test_same_pictures_and_copies_are_found_new_held_out_and_white_ones_are_not(
     }  # fmt: skip
     assert list(report["lost"]) == ["hole"]
     (run,) = runs_of("check_overlap")
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["made/near"] == 1
-    assert artifacts_of(run) == {"r.json"}
+    assert run.status == "FINISHED"
+    assert run.metrics["made/near"] == 1
+    assert set(run.files) == {"r.json"}
     written = sorted(path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith("."))
     assert written == ["overlaps.parquet", "r.json"]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow import MlflowClient
 
 from pipeline_steps.data.failures import CAUSES, Outcome
 from pipeline_steps.data.file_server import FAULTS, ServedFile, serving
@@ -18,6 +17,7 @@ from pipeline_steps.data.pair_source import ShardPairs, downloaded_pairs
 from pipeline_steps.data.tar_shards import Sample, read_shard
 from pipeline_steps.download_images import STEP
 from tests.unit.data.made_data import picture_bytes, read_files, section
+from tests.unit.step_runs import runs_of
 
 SHARD = 32
 SOUND = [ServedFile(picture_bytes(number)) for number in range(2 * SHARD)]
@@ -58,7 +58,7 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     ]
     seen = Seen([], [], [], "", folder / "images", "")
     with pytest.MonkeyPatch.context() as patch, serving(files, slow_seconds=6, max_image_pixels=1_000_000) as base:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        patch.setenv("PIPELINE_RESULTS_DIR", str(folder))
         lines = [f'{base}/{number}\t"caption {number}' for number in range(len(files))]
         urls.write_text("\n".join(["url\tcaption", *lines, "file:///etc/passwd\tnot a web page"]) + "\n")
         for _ in range(2):
@@ -123,15 +123,12 @@ def _bytes_of(shard: Path, sample: Sample) -> bytes:
 
 
 def test_the_runs_are_tracked_as_failed_and_finished(seen: Seen) -> None:
-    client = MlflowClient(f"sqlite:///{seen.images.parent}/mlflow.db")
-    experiment = client.get_experiment_by_name("standalone")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'download_images'", order_by=["start_time"])
-    assert [run.info.status for run in runs] == ["FAILED", "FINISHED"]
-    assert runs[0].data.metrics["failures.truncated"] == 2
-    assert runs[1].data.metrics["succeeded"] == 64
-    assert runs[1].data.tags["input.source.sha256"]
-    assert [file.path for file in client.list_artifacts(runs[0].info.run_id)] == ["refused_report.json"]
+    runs = runs_of("download_images", "standalone", seen.images.parent)
+    assert [run.status for run in runs] == ["FAILED", "FINISHED"]
+    assert runs[0].metrics["failures.truncated"] == 2
+    assert runs[1].metrics["succeeded"] == 64
+    assert runs[1].tags["input.source.sha256"]
+    assert runs[0].files == ["refused_report.json"]
 
 
 def test_nothing_listens_after_the_runs(seen: Seen) -> None:
@@ -158,7 +155,7 @@ class Busy(list[ServedFile]):
 def test_what_failed_in_passing_is_asked_for_again_in_parts_that_come_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     files = Busy(SOUND, range(10, 14), refusals=2)  # img2dataset tries twice in a row
     files[SHARD] = ServedFile(b"", "not_found")
     for number in range(SHARD + 1, SHARD + 4):
@@ -201,7 +198,7 @@ def _pictures(images: Path) -> dict[str, bytes]:
 def test_parts_that_fall_short_together_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     outcome = Outcome(100, 90, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 10}, {}, 0, 1)
     poor = Outcome(100, 20, 0, dict.fromkeys(CAUSES, 0) | {"timed_out": 80}, {}, 0, 1)
     for number, (name, one) in enumerate((("good", outcome), ("poor", poor)), 1):

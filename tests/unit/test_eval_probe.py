@@ -13,10 +13,10 @@ from tests.unit.step_runs import command, runs_of
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
-def test_scores_predictions_and_mlflow_tell_the_same_and_a_stopped_fit_is_warned_of(
+def test_scores_predictions_and_the_record_tell_the_same_and_a_stopped_fit_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     features, scores, predictions = (tmp_path / name for name in ("f.json", "s.json", "p.parquet"))
@@ -33,8 +33,8 @@ def test_scores_predictions_and_mlflow_tell_the_same_and_a_stopped_fit_is_warned
     assert "eval_probe.max_iterations" in warning
     assert "eval_probe.inverse_l2.highest" in warning
     (run,) = runs_of("eval_probe")
-    assert run.data.metrics["linear_probe/openclipart/accuracy"] == pytest.approx(written["accuracy"])
-    assert run.data.metrics["linear_probe/openclipart/top5"] == pytest.approx(written["top5"])
+    assert run.metrics["linear_probe/openclipart/accuracy"] == pytest.approx(written["accuracy"])
+    assert run.metrics["linear_probe/openclipart/top5"] == pytest.approx(written["top5"])
 
 
 def test_a_probe_that_converged_and_a_hole_are_told_as_they_are(

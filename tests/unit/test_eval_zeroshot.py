@@ -12,15 +12,15 @@ from pipeline_steps.eval_zeroshot import STEP
 from pipeline_steps.evaluation.features.index import SetFacts
 from tests.feature_tree import write_index
 from tests.results_tree import write_features
-from tests.unit.step_runs import artifacts_of, command, runs_of
+from tests.unit.step_runs import command, runs_of
 
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
-def test_scores_predictions_and_mlflow_tell_the_same(tmp_path: Path) -> None:
+def test_scores_predictions_and_the_record_tell_the_same(tmp_path: Path) -> None:
     features, scores, predictions = (tmp_path / name for name in ("f.json", "s.json", "p.parquet"))
     write_features(features, signal=0.4)
     assert command(STEP, features=features, scores=scores, predictions=predictions) == 0
@@ -29,9 +29,9 @@ def test_scores_predictions_and_mlflow_tell_the_same(tmp_path: Path) -> None:
     assert list(outcomes.columns) == ["dataset", "row", "label", "prediction", "rank"]
     assert written["top1"] == pytest.approx((outcomes["rank"] == 1).mean())
     (run,) = runs_of("eval_zeroshot")
-    assert run.info.status == "FINISHED"
-    assert run.data.metrics["zero_shot/openclipart/top5"] == pytest.approx(written["top5"])
-    assert artifacts_of(run) == {"s.json"}
+    assert run.status == "FINISHED"
+    assert run.metrics["zero_shot/openclipart/top5"] == pytest.approx(written["top5"])
+    assert set(run.files) == {"s.json"}
 
 
 def test_a_set_that_could_not_be_had_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,4 +54,4 @@ def test_a_cache_without_the_embeddings_fails_in_words_and_writes_nothing(
     assert "is gone. Delete this index and run extract_features" in capsys.readouterr().err
     assert not scores.exists()
     assert not predictions.exists()
-    assert [run.info.status for run in runs_of("eval_zeroshot")] == ["FAILED"]
+    assert [run.status for run in runs_of("eval_zeroshot")] == ["FAILED"]

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from mlflow import MlflowClient
 
 from pipeline_steps.evaluation.features.index import Features
 from pipeline_steps.extract_features import STEP
@@ -22,6 +21,7 @@ from pipeline_steps.models.clip import save_clip
 from tests.unit.evaluation.features import made
 from tests.unit.models.architectures import make
 from tests.unit.paths import CONFIG, REPOSITORY
+from tests.unit.step_runs import runs_of
 from tests.unit.training.conftest import pairs  # noqa: F401 - a manifest with a held-out split
 
 SMALL, LARGE = 12, 1500
@@ -50,7 +50,7 @@ def _options(folder: Path, results: Path, name: str, sets: tuple[str, ...], taps
 
 def _start(options: list[str], results: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipeline_steps.extract_features", *options, "--threads", "1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{results}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PIPELINE_RESULTS_DIR": str(results), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     results.mkdir(exist_ok=True)
     return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True)
@@ -58,11 +58,8 @@ def _start(options: list[str], results: Path) -> subprocess.Popen[str]:
 
 def _metrics(results: Path) -> list[dict[str, float]]:
     """The counts of the finished runs, the earliest first."""
-    client = MlflowClient(f"sqlite:///{results}/mlflow.db")
-    experiment = client.get_experiment_by_name("test")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.stage = 'extract_features'", order_by=["end_time ASC"])
-    return [run.data.metrics for run in found if run.info.status == "FINISHED"]
+    found = sorted(runs_of("extract_features", results=results), key=lambda run: run.ended)
+    return [run.metrics for run in found if run.status == "FINISHED"]
 
 
 def _kept(results: Path) -> list[Path]:
@@ -109,10 +106,10 @@ def test_a_killed_job_loses_the_split_it_was_at_and_two_at_a_time_share_what_the
         assert np.array_equal(matrix, Features(expected).matrix("large/test/image"))
 
 
-def test_a_new_set_is_computed_alone_and_counted_in_mlflow(
+def test_a_new_set_is_computed_alone_and_counted_in_the_record(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pairs: Path  # noqa: F811
 ) -> None:  # fmt: skip
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     made.retrieval_set(tmp_path, "coco", pictures=6)
     assert STEP.main(_options(folder, tmp_path, "first", ("small",))) == 0
     options = _options(folder, tmp_path, "second", ("small",))
@@ -130,7 +127,7 @@ def test_a_new_set_is_computed_alone_and_counted_in_mlflow(
 def test_a_tower_without_the_tap_is_refused_before_any_work(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     shutil.copytree(folder / "checkpoint0", tmp_path / "checkpoint0")
     shutil.copytree(folder / "small", tmp_path / "small")
     save_clip(tmp_path / "checkpoint1", make("resnet", tmp_path))
@@ -145,7 +142,7 @@ def test_a_tower_without_the_tap_is_refused_before_any_work(
 def test_outputs_must_be_as_many_as_checkpoints(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     options = _options(folder, tmp_path, "one", ("small",))
     del options[options.index("--features") + 2]
     assert STEP.main(options) == 1

@@ -14,7 +14,7 @@ from tests.unit.step_runs import command, runs_of
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def sections(tmp_path: Path, **changes: object) -> dict[str, object]:
@@ -33,8 +33,8 @@ def test_a_file_becomes_a_checkpoint_and_its_provenance_is_kept(tmp_path: Path) 
     provenance = json.loads((folder / "provenance.json").read_text())
     (run,) = runs_of("import_reference")
     assert provenance["source"] == str(weights)
-    assert {key: run.data.tags[f"provenance.{key}"] for key in provenance} == provenance
-    assert run.data.tags["input.weights.sha256"] == provenance["sha256"]
+    assert {key: run.tags[f"provenance.{key}"] for key in provenance} == provenance
+    assert run.tags["input.weights.sha256"] == provenance["sha256"]
 
 
 def test_the_file_may_come_from_the_configuration(tmp_path: Path) -> None:

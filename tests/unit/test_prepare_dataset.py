@@ -15,7 +15,7 @@ from tests.unit.step_runs import runs_of
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def _run(folder: Path, dataset: str, table: Path, *, root: Path, files: tuple[Path, ...] = ()) -> int:
@@ -41,7 +41,7 @@ def test_the_bundled_set_keeps_its_pictures_labels_and_captions(tmp_path: Path) 
     assert sum(map(bool, made.splits["test"].captions)) == 846
     assert max(map(len, made.splits["test"].captions)) == 1
     run = runs_of("prepare_dataset")[0]
-    assert run.data.metrics["openclipart/test/n"] == 1532
+    assert run.metrics["openclipart/test/n"] == 1532
 
 
 def test_a_set_that_cannot_be_had_is_a_hole_and_comes_with_the_next_run(

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def _settings(step: Any, **sections: Any) -> str:
@@ -111,7 +111,7 @@ def test_labels_are_wrong_as_asked_and_the_truth_stands_beside_them(folder: Path
     assert report["wrong"] == pytest.approx(0.4)
     assert np.mean(table["label"] != table["clean_label"]) == pytest.approx(0.4)
     (run,) = runs_of("inject_label_noise")
-    assert run.data.metrics["wrong"] == pytest.approx(0.4)
+    assert run.metrics["wrong"] == pytest.approx(0.4)
 
 
 def test_a_subset_has_all_classes_alike_and_own_labels_have_no_truth(folder: Path, tmp_path: Path) -> None:

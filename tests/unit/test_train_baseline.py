@@ -15,7 +15,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
 from pipeline_steps.core.config import load_config, settings_json
@@ -23,6 +22,7 @@ from pipeline_steps.data.pairs import EpochBatches
 from pipeline_steps.models.clip import create_clip, save_clip
 from pipeline_steps.train_baseline import STEP
 from tests.unit.paths import REPOSITORY
+from tests.unit.step_runs import runs_of
 from tests.unit.training import tiny
 from tests.unit.training.conftest import pairs  # noqa: F401 - the same manifest
 
@@ -55,7 +55,7 @@ def _train(
     command = [sys.executable, "-m", *(started if processes > 1 else []), "pipeline_steps.train_baseline", *options]
     command += ["--method", "continued", "--checkpoint", str(folder / "checkpoint")]
     command += ["--history", str(folder / "history.parquet"), "--log-file", str(folder / "log.txt"), "--threads", "1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PIPELINE_RESULTS_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as ran:
         moment = kill_at or warn_at
@@ -73,11 +73,8 @@ def _train(
 
 
 def _statuses(folder: Path) -> list[str]:
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("test")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id], "tags.stage = 'train_baseline'")
-    return [run.info.status for run in found]
+    """How the runs ended, the latest first."""
+    return [run.status for run in reversed(runs_of("train_baseline", results=folder))]
 
 
 def test_two_processes_write_the_checkpoint_of_one_and_count_as_one_run(tmp_path: Path, options: list[str]) -> None:

@@ -50,7 +50,7 @@ def _train(folder: Path, options: list[str], processes: int = 1, *, warn_at: Pat
     started = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
     command = [sys.executable, "-m", *(started if processes > 1 else []), "pipeline_steps.train_npc", *options]
     command += ["--checkpoint", str(folder / "checkpoint"), "--history", str(folder / "history.parquet")]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "PIPELINE_RESULTS_DIR": str(folder), "CUDA_VISIBLE_DEVICES": ""}
     environment |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True) as ran:
         while warn_at and ran.poll() is None and not warn_at.exists():

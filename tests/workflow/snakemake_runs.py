@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.unit.paths import REPOSITORY
 
+PRIVATE = ("MLFLOW_", "PIPELINE_")  # what tests set for themselves
 LINKED = ("Snakefile", "workflow", "profiles", "slurm", "pipeline_steps", "resources", "envs")
 
 
@@ -27,7 +28,7 @@ def workspace(folder: Path) -> Path:
 
 def user_environment() -> dict[str, str]:
     """The environment of a user who has activated the virtual environment and set nothing else."""
-    kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONPATH")}
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith(PRIVATE)}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 

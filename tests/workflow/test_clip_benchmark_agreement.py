@@ -68,7 +68,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, pictures: list[dict[str
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
 def _opened(content: bytes) -> Image.Image:

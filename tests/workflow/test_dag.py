@@ -50,7 +50,7 @@ STUDY = {  # in test_studies.py
     "build_memory_bank", "train_npc", "compare_experiments", "inject_label_noise", "select_clean", "train_classifier",
     "make_label_tables",
 }  # fmt: skip
-COMMANDS = ("show_summary", "show_bill", "merge_runs", "check_cluster")
+COMMANDS = ("show_summary", "show_bill", "send_runs", "check_cluster")
 
 
 def test_every_step_module_is_a_stage() -> None:

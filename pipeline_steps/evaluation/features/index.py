@@ -15,8 +15,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F
 from msgspec import field
 from safetensors import safe_open
 
@@ -200,12 +198,12 @@ class Features:
         return splits[split]
 
     def _normalised(self, raw: FeatureMatrix, start: int) -> Floats:
-        part = torch.from_numpy(raw.rows(start, start + _ROWS_AT_ONCE))
-        lengths = part.norm(dim=-1)
-        if not bool((torch.isfinite(lengths) & (lengths > 0)).all()):
-            worst = int((~torch.isfinite(lengths) | (lengths <= 0)).nonzero()[0, 0])
+        part = raw.rows(start, start + _ROWS_AT_ONCE).astype(np.float64)
+        lengths = np.sqrt(np.einsum("nd,nd->n", part, part))
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            worst = int(np.flatnonzero(~np.isfinite(lengths) | (lengths <= 0))[0])
             raise self._broken(raw.name, f"has a row of length {lengths[worst]:.3g} (row {start + worst})")
-        normalised: Floats = F.normalize(part, dim=-1).numpy()
+        normalised: Floats = (part / lengths[:, None]).astype(np.float32)
         return normalised
 
     def _file(self, key: str) -> Path:

@@ -19,7 +19,7 @@ VARIABLE = "EVALUATION_DATA"
     reason=f"set {VARIABLE} to a folder with {', '.join(FILES.values())} (tests/benchmarks/agreement.py)",
 )
 def test_cifar10_and_tiny_imagenet_have_clip_benchmarks_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     save_clip(tmp_path / "checkpoint", make("clip", tmp_path))
     lines = compare(Path(os.environ[VARIABLE]), tmp_path / "checkpoint", tmp_path / "work", pictures=1000)
     assert {line[0] for line in lines} == set(FILES)

@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_config, read_yaml
-from pipeline_steps.core.cost import counted, features_memory_mib, training_memory_mib, training_operations
+from pipeline_steps.core.cost import (
+    cache_folder,
+    counted,
+    features_memory_mib,
+    training_memory_mib,
+    training_operations,
+)
 from pipeline_steps.core.errors import PipelineError
 from tests.unit.paths import CONFIG, REPOSITORY
 
 CONFIGURATION = load_config(read_yaml([CONFIG, REPOSITORY / "config/paper/cc3m_vitb16.yaml"]))
 TRAINING = CONFIGURATION.unlearn.training
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def test_what_was_counted_is_read_from_the_cache_and_a_torn_file_of_it_is_not(tmp_path: Path) -> None:
+    architecture = str(REPOSITORY / "config/models/smoke_rn.json")
+    first = counted(architecture)
+    (kept,) = [
+        path for path in cache_folder().glob("*.json") if first.parameters == json.loads(path.read_text())["parameters"]
+    ]
+    counted.cache_clear()
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "image_size": 7}))
+    assert counted(architecture).image_size == 7
+    counted.cache_clear()
+    kept.write_text("{")
+    assert counted(architecture) == first
 
 
 def test_a_vit_is_counted_as_its_authors_count_it() -> None:

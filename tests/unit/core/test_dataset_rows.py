@@ -36,7 +36,7 @@ def test_sources_are_told_apart_by_their_kind() -> None:
             {"sources": [{**NCU, "foldr": "y"}]},
             "did you mean `folder`? allowed here: folder, kind, splits",
         ),
-        ({"sources": [{**NCU, "splits": {"dev": "dev"}}]}, "a.sources.0.ncu.splits.dev"),
+        ({"sources": [{**NCU, "splits": {"dev": "dev"}}]}, "a.sources.0.splits.dev"),
         (
             {"sources": [{**NCU, "splits": {"train": "train"}}]},
             "splits has train, whose size `n` does not say",
@@ -47,7 +47,7 @@ def test_sources_are_told_apart_by_their_kind() -> None:
         ({"sources": [{**PARQUET, "categories": {"a": ["b"]}}]}, "category_column and categories go together"),
         ({"n": {"train": 5}}, "n.test, the number of test pictures, is missing"),
         ({"n": {"test": None}}, "n.test, the number of test pictures, is missing"),
-        ({"n": {"test": 0}}, "a.n.test = 0: allowed is greater than or equal to 1"),
+        ({"n": {"test": 0}}, "a.n.test = 0: allowed is a whole number at least 1"),
         ({"classes": None}, "`classes`, their number, belongs to every set with the task classification"),
         ({"tasks": ["retrieval"]}, "`classes`, their number, belongs to every set with the task classification"),
         ({"metric": "recall"}, "metric 'recall' does not fit the tasks classification"),

@@ -39,7 +39,7 @@ def _main(sources: list[Path], copies: list[Path], *more: str) -> int:
 
 @pytest.fixture(autouse=True)
 def _store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     SEEN.clear()
 
 
@@ -53,16 +53,16 @@ def test_several_paths_and_plain_words_reach_the_step(tmp_path: Path) -> None:
     assert context.paths["copy"] == copies[0]
     assert context.options == {"dataset": "cifar10"}
     (run,) = runs_of("eval_retrieval")
-    assert run.data.tags["output.copy.0.sha256"] == sha256_of(copies[0])
-    assert run.data.tags["output.copy.1.sha256"] == sha256_of(copies[1])
-    assert run.data.params["dataset"] == "cifar10"
+    assert run.tags["output.copy.0.sha256"] == sha256_of(copies[0])
+    assert run.tags["output.copy.1.sha256"] == sha256_of(copies[1])
+    assert run.params["dataset"] == "cifar10"
 
 
 def test_one_path_where_several_are_allowed_keeps_its_plain_name(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a")
     assert _main([tmp_path / "a"], [tmp_path / "c"]) == 0
     (run,) = runs_of("eval_retrieval")
-    assert "output.copy.sha256" in run.data.tags
+    assert "output.copy.sha256" in run.tags
 
 
 def test_every_missing_input_is_named_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

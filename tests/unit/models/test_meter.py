@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from pipeline_steps.core.process import Paused
-from pipeline_steps.core.tracking import SilentRun
+from pipeline_steps.core.record import Run
 from pipeline_steps.models.meter import gpu_joules, metered
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: its energy counter was not read")
 
 
-class Kept(SilentRun):
+class Kept(Run):
     """A run that keeps the metrics it is given."""
 
     def __init__(self) -> None:
-        super().__init__("")
+        super().__init__(None, "")
         self.metrics: dict[str, float] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:

@@ -17,9 +17,9 @@ import torch
 from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section
+from pipeline_steps.core.record import Run
 from pipeline_steps.core.schema import LearnPromptConfig, UnlearnConfig
 from pipeline_steps.core.step import StepContext
-from pipeline_steps.core.tracking import SilentRun
 from pipeline_steps.methods.ncu.objectives import HardestNegative, Unlearning
 from pipeline_steps.models.clip import create_clip
 from pipeline_steps.models.prompt import PROMPT_FILE, new_prompt
@@ -31,7 +31,7 @@ def train(folder: Path, pairs: Path) -> None:
     torch.set_num_threads(1)
     paths = {"pairs": pairs, "checkpoint": folder / "checkpoint", "history": folder / "history.parquet"}
     log = logging.getLogger("pipeline_steps")
-    context = StepContext(paths, tiny.RAW, "ncu", 0, 1, SilentRun("mine"), log)
+    context = StepContext(paths, tiny.RAW, "ncu", 0, 1, Run(None, "mine"), log)
     torch.manual_seed(0)
     bundle = create_clip(str(folder / "tiny_vit.json"))
     prompt = new_prompt(bundle.model, 2, 0.02, torch.Generator().manual_seed(0))

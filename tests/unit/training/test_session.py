@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.record import Run, RunIdentity, read_record, recorded_run
 from pipeline_steps.core.schema import FreezeConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
-from pipeline_steps.core.tracking import Run, RunIdentity, tracked_run
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.methods.continued import Continued
 from pipeline_steps.models.clip import ClipBundle, create_clip, load_clip
@@ -50,25 +50,24 @@ def _train(folder: Path, pairs: Path, run: Run, second: Objective) -> tuple[Clip
 def test_two_phases_interrupted_in_the_second_end_as_if_undisturbed(
     tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     identity = RunIdentity("test", "train_baseline", "continued", 0)
-    with tracked_run(identity, {}, {}, whole) as run:
+    with recorded_run(identity, {}, {}, whole) as run:
         expected, history = _train(whole, pairs, run, Continued())
-    with pytest.raises(StopError), tracked_run(identity, {}, {}, parts) as run:
+    with pytest.raises(StopError), recorded_run(identity, {}, {}, parts) as run:
         _train(parts, pairs, run, StopsAt(4))
     assert len(list(parts.glob("*.pt"))) == 2
-    with tracked_run(identity, {}, {}, parts) as run:
+    with recorded_run(identity, {}, {}, parts) as run:
         resumed, again = _train(parts, pairs, run, Continued())
-        run.flush()
-        logged = run.client.get_metric_history(run.run_id, "loss")
     assert list(parts.glob("*.pt")) == []
     for name, tensor in expected.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
     losses = [(step, value) for step, _, name, value in history if name == "loss"]
     assert losses == [(step, value) for step, _, name, value in again if name == "loss"]
     assert [step for step, _ in losses] == list(range(8))
-    assert sorted((metric.step, metric.value) for metric in logged) == losses
+    record = read_record(run.folder)
+    assert [(step, value) for name, value, _, step in record.points if name == "loss"] == losses
     table = pq.read_table(parts / "history.parquet")
     assert table.column_names == ["step", "epoch", "name", "value"]
     assert table.num_rows == len(again)
@@ -77,11 +76,11 @@ def test_two_phases_interrupted_in_the_second_end_as_if_undisturbed(
 def test_more_frozen_blocks_than_there_are_and_a_batch_larger_than_the_data_are_refused(
     tmp_path: Path, pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
     paths = {"pairs": pairs, "checkpoint": tmp_path / "c", "history": tmp_path / "h"}
     settings, alone = _plans(Continued())[0].training, Processes(0, 1, torch.device("cpu"))
-    with tracked_run(RunIdentity("test", "unlearn", "ncu", 0), {}, {}, tmp_path / "c") as run:
+    with recorded_run(RunIdentity("test", "unlearn", "ncu", 0), {}, {}, tmp_path / "c") as run:
         context = StepContext(paths, RAW, "ncu", 0, 1, run, logging.getLogger("pipeline_steps"))
         frozen = replace(settings, freeze=FreezeConfig(False, False, False, False, False, 9))
         with pytest.raises(PipelineError, match=r"text_blocks = 9; this text tower has 2 blocks"):

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import MakeTablesConfig, PaperConfig
@@ -14,7 +15,7 @@ from pipeline_steps.reporting.paper.values import Paper, default_measure
 from tests.unit.reporting.conftest import HOLE
 
 OURS = MakeTablesConfig(100, 0.95, "by_set", {}, None)
-THEIRS = dataclasses.replace(OURS, paper=PaperConfig("CC3M", "ViT-B/16"))
+THEIRS = replace(OURS, paper=PaperConfig("CC3M", "ViT-B/16"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_cells_hold_the_metric_of_the_set_and_the_printed_value(laid: dict[str, 
 
 
 def test_top1_everywhere_is_one_key_away(paper: Paper, paper_measured: Measured) -> None:
-    tables, _ = lay_out(paper, paper_measured, dataclasses.replace(OURS, zero_shot_metric="top1"))
+    tables, _ = lay_out(paper, paper_measured, replace(OURS, zero_shot_metric="top1"))
     cell = _cell(tables[0], "ncu", "OxfordPets")
     assert cell.score.mean == pytest.approx(paper_measured.grid.values("eval_zeroshot", "ncu", "pets", "top1")[0])
     assert not any("Mean per class" in note for note in tables[0].notes)
@@ -99,10 +100,10 @@ def test_another_split_than_the_papers_is_marked(laid: dict[str, LaidTable]) -> 
 
 def test_a_complete_table_gives_its_average(paper: Paper, paper_measured: Measured) -> None:
     whole = paper.tables["table1"]
-    rows = tuple(dataclasses.replace(row, values=row.values[:3], gains={}) for row in whole.rows)
+    rows = tuple(replace(row, values=row.values[:3], gains={}) for row in whole.rows)
     columns = (whole.columns[1], whole.columns[9], whole.columns[15])
-    table = dataclasses.replace(whole, rows=rows, columns=columns)
-    small = dataclasses.replace(paper, tables={**paper.tables, "table1": table})
+    table = replace(whole, rows=rows, columns=columns)
+    small = replace(paper, tables={**paper.tables, "table1": table})
     tables, _ = lay_out(small, paper_measured, OURS)
     cell = _cell(tables[0], "reference", "Average")
     grid = paper_measured.grid
@@ -155,7 +156,7 @@ def test_a_table_of_holes_alone_is_not_written(paper: Paper, paper_measured: Mea
 
 
 def test_an_experiment_that_a_table_lacks_is_said(paper: Paper, paper_measured: Measured) -> None:
-    settings = dataclasses.replace(OURS, paper=PaperConfig("CC12M", "ViT-B/16"))
+    settings = replace(OURS, paper=PaperConfig("CC12M", "ViT-B/16"))
     tables = {table.name: table for table in lay_out(paper, paper_measured, settings)[0]}
     assert "The paper has no values for CC12M, ViT-B/16 in this table." in tables["table2"].notes
     assert _cell(tables["table1"], "ncu", "CIFAR-10").printed == pytest.approx(0.793)

@@ -1,4 +1,4 @@
-"""What the runs of an experiment took, by stage: every attempt counts, also those that were killed."""
+"""What the runs of an experiment took, by stage, from their records: every attempt counts, also one that was killed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from mlflow.entities import Run
-
-from pipeline_steps.core.tracking.store import STORE_ERRORS, connect, is_there, require_answer, search
+from pipeline_steps.core.record import RUNNING, Record, read_record, record_folders
 
 
 @dataclass(frozen=True)
@@ -26,32 +25,24 @@ class StageCost:
     pairs_per_second: float | None
 
 
-def stage_costs(uri: str, experiment: str) -> dict[str, StageCost]:
-    """The cost of every stage; empty where the store or the experiment is not there. Nothing is written."""
-    if not is_there(uri):
-        return {}
-    try:
-        require_answer(uri)
-        client = connect(uri)
-        known = client.get_experiment_by_name(experiment)
-        found = search(client, known.experiment_id, "attributes.status != 'RUNNING'") if known else []
-    except STORE_ERRORS:
-        return {}
-    by_stage: dict[str, list[Run]] = defaultdict(list)
-    for run in found:
-        if "stage" in run.data.tags:
-            by_stage[run.data.tags["stage"]].append(run)
-    return {stage: _cost(runs) for stage, runs in by_stage.items()}
+def stage_costs(experiment: Path) -> dict[str, StageCost]:
+    """The cost of every stage of `results/<experiment>`."""
+    by_stage: dict[str, list[Record]] = defaultdict(list)
+    for folder in record_folders(experiment.parent, experiment.name):
+        record = read_record(folder)
+        if record and record.status != RUNNING:
+            by_stage[record.identity.stage].append(record)
+    return {stage: _cost(records) for stage, records in by_stage.items()}
 
 
-def _cost(runs: Sequence[Run]) -> StageCost:
-    metrics = [run.data.metrics for run in runs]
+def _cost(records: Sequence[Record]) -> StageCost:
+    metrics = [record.metrics for record in records]
     on_gpus = [one for one in metrics if one.get("gpu_hours")]
     energies = [one["energy_kwh"] for one in on_gpus if "energy_kwh" in one]
     memories = [one["gpu_peak_memory_mib"] for one in on_gpus if "gpu_peak_memory_mib" in one]
     rates = [one["median_pairs_per_second"] for one in metrics if "median_pairs_per_second" in one]
     return StageCost(
-        runs=len(runs),
+        runs=len(records),
         seconds=sum(one.get("wall_seconds", 0.0) for one in metrics),
         gpu_hours=sum(one["gpu_hours"] for one in on_gpus),
         energy_kwh=sum(energies) if energies and len(energies) == len(on_gpus) else None,

@@ -1,4 +1,4 @@
-"""Jobs that log through tracked_run, each a process: `many_jobs.py FOLDER COUNT [wait]`; MLflow is imported once.
+"""Jobs that record their runs, each a process: `many_jobs.py FOLDER COUNT [wait]`.
 
 Job n is method ncu or continued, seed n // 2 % 3, stage of its own, in the experiment that is named like the folder.
 With `wait` a job stops half-way until the file FOLDER/go is there, and says so by FOLDER/half<n>.
@@ -6,14 +6,13 @@ With `wait` a job stops half-way until the file FOLDER/go is there, and says so 
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import sys
 import time
 from pathlib import Path
 
 from pipeline_steps.core.files import only_writer
-from pipeline_steps.core.tracking import RunIdentity, tracked_run
+from pipeline_steps.core.record import RunIdentity, recorded_run
 
 POINTS = 300
 
@@ -22,13 +21,10 @@ def job(folder: Path, number: int, barrier: object, waits: bool) -> None:
     identity = RunIdentity(folder.name, f"stage{number}", ("ncu", "continued")[number % 2], number // 2 % 3)
     output = folder / f"out{number}"
     barrier.wait(60)  # type: ignore[attr-defined]
-    with only_writer(output), tracked_run(identity, {"number": number}, {"pairs": "0" * 64}, output) as run:
+    with only_writer(output), recorded_run(identity, {"number": number}, {"pairs": "0" * 64}, output) as run:
         for step in range(POINTS):
             run.log_metrics({"loss": number + step / 1000, "odd": float("nan") if step % 2 else float("inf")}, step)
-            if step % 100 == 0:
-                run.flush()
             if waits and step == POINTS // 2:
-                run.flush()
                 run.log_text("early", "notes/early.txt")
                 (folder / f"half{number}").touch()
                 while not (folder / "go").exists():
@@ -39,7 +35,6 @@ def job(folder: Path, number: int, barrier: object, waits: bool) -> None:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.WARNING)
     folder, count, waits = Path(sys.argv[1]), int(sys.argv[2]), len(sys.argv) > 3
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(count)

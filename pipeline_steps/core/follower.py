@@ -1,0 +1,29 @@
+"""A process that sends the records of runs to MLflow while work goes on, so that no step waits for MLflow."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+LOG = logging.getLogger("pipeline_steps")
+
+
+class Follower:
+    """Sends until `finish`, or until this process is gone: it reads our end from a pipe that the system closes."""
+
+    def __init__(self, results: Path, uri: str | None = None) -> None:
+        command = [sys.executable, "-m", "pipeline_steps.send_runs", "--follow", "--results-dir", str(results)]
+        self._process = subprocess.Popen(
+            command + (["--uri", uri] if uri else []), stdin=subprocess.PIPE, start_new_session=True
+        )
+
+    def finish(self, seconds: float = 120) -> None:
+        """Let it send what is left, and wait so long for that."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            LOG.warning("MLflow has not taken all runs after %.0f s; they are sent in the background", seconds)
