@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
-from sklearn.model_selection import train_test_split
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file
@@ -86,6 +85,8 @@ def of_all_classes(row_N: Integers, label_N: Integers, pictures: int, seed: int)
 
     Raises PipelineError for a number that the classes cannot share.
     """
+    from sklearn.model_selection import train_test_split
+
     try:
         chosen, _ = train_test_split(row_N, train_size=pictures, stratify=label_N, random_state=seed)
     except ValueError as error:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline_steps.core.files import whole_file, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHANCE, HOLE = "chance_", "hole"
 EVALUATOR_VERSION = "2"
@@ -38,6 +39,8 @@ def evaluation_of(
     scores: Scores, outcomes: Sequence[pd.DataFrame], columns: Sequence[str], holes: Mapping[str, str]
 ) -> Evaluation:
     """The scores of sets with the holes of those that could not be had, and the outcomes one after another."""
+    import pandas as pd
+
     frames = [frame[list(columns)] for frame in outcomes] or [pd.DataFrame(columns=list(columns))]
     lines: Scores = {name: {HOLE: line} for name, line in holes.items()}
     return Evaluation(scores | lines, pd.concat(frames, ignore_index=True))

@@ -8,10 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.constants import HF_CONFIG_NAME, OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-from open_clip.model import convert_to_custom_text_state_dict
 from torch import Tensor, nn
 
 from pipeline_steps.core.errors import PipelineError
@@ -19,10 +16,13 @@ from pipeline_steps.core.files import sha256_of
 from pipeline_steps.core.schema import ImportReferenceConfig
 from pipeline_steps.models import laclip
 from pipeline_steps.models.clip import ClipBundle, create_clip, registered_name
+from pipeline_steps.models.open_clip_parts import open_clip
 from pipeline_steps.models.prompt import PROMPT_FILE
 from pipeline_steps.models.weight_file import read_weights
 
-OPENAI_PREPROCESS = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
+OPENAI_PREPROCESS = {
+    "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"
+}  # fmt: skip
 _MOST_LISTED = 20
 Weights = dict[str, Tensor]
 
@@ -131,7 +131,7 @@ def _import_tag(settings: ImportReferenceConfig, tag: str, architecture: str) ->
 def _open_clip_keys(weights: Weights, model: nn.Module) -> Weights:
     """Older open_clip files name a custom text tower's parts as CLIP's, and differ in the shape of the scale."""
     if hasattr(model, "text"):
-        weights = convert_to_custom_text_state_dict(weights)
+        weights = open_clip.model.convert_to_custom_text_state_dict(weights)
         weights.pop("text.transformer.embeddings.position_ids", None)
     own = model.state_dict()
     for name in ("logit_scale", "logit_bias"):
@@ -146,7 +146,7 @@ def _laclip_keys(weights: Weights, _model: nn.Module) -> Weights:
 
 def _preprocess_beside(path: Path) -> Mapping[str, Any] | None:
     """The preprocessing of open_clip's configuration where that lies in the weights' folder."""
-    config = path.parent / HF_CONFIG_NAME
+    config = path.parent / open_clip.constants.HF_CONFIG_NAME
     if not config.is_file():
         return None
     try:

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import safetensors.torch
 import torch
-from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import require_free_disk, whole_folder
-from pipeline_steps.models import laclip as _laclip  # noqa: F401  makes its towers known to timm
+from pipeline_steps.models.open_clip_parts import bring_parts, open_clip
 from pipeline_steps.models.tokens import Tokenizer, is_from_hub, layout_of
 
 __all__ = ["ClipBundle", "ImageTransform", "Tokenizer", "create_clip", "load_clip", "save_clip"]
@@ -28,6 +26,7 @@ ImageTransform = Callable[[Image.Image], Tensor]
 PROVENANCE_FILE = "provenance.json"
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _HUB_ERRORS = (OSError, ImportError, ValueError)
+_CONFIG, _WEIGHTS = open_clip.constants.HF_CONFIG_NAME, open_clip.constants.HF_SAFE_WEIGHTS_NAME
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
     Raises PipelineError when a file is missing, cut short, or does not fit its configuration (with the keys), and
     when `architecture` is given and the checkpoint is of another one.
     """
-    config_path, weights_path = folder / HF_CONFIG_NAME, folder / HF_SAFE_WEIGHTS_NAME
+    config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
     try:
         model_cfg = json.loads(config_path.read_text(encoding="utf-8"))["model_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -116,8 +115,8 @@ def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[st
     require_free_disk(folder.parent, 2 * sum(tensor.numel() * tensor.element_size() for tensor in weights.values()))
     config = {"model_cfg": bundle.model_cfg, "preprocess_cfg": _preprocess_cfg(bundle.model)}
     with whole_folder(folder) as partial:
-        (partial / HF_CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (partial / HF_SAFE_WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights))
+        (partial / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (partial / _WEIGHTS).write_bytes(safetensors.torch.save(weights))
         for name, tensors in (extra_tensors or {}).items():
             detached = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
             (partial / name).write_bytes(safetensors.torch.save(detached))
@@ -157,6 +156,7 @@ def _bundle(
     provenance: Mapping[str, str] | None = None,
 ) -> ClipBundle:
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip warns of random weights, which are meant here
+    bring_parts(model_cfg)
     tokenizer = _tokenizer(name, model_cfg["text_cfg"])
     overrides = {f"image_{key}": value for key, value in (preprocess_cfg or {}).items() if key in _PREPROCESSING}
     try:

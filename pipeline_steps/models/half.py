@@ -6,7 +6,8 @@ import copy
 from typing import Any
 
 import torch
-from open_clip import convert_weights_to_lp
+
+from pipeline_steps.models.open_clip_parts import open_clip
 
 
 @torch.no_grad()
@@ -17,7 +18,7 @@ def round_to_half(clip: Any) -> None:
     """
     if not hasattr(clip, "half_parameters"):
         converted = copy.deepcopy(clip).to("meta")
-        convert_weights_to_lp(converted, torch.float16)
+        open_clip.convert_weights_to_lp(converted, torch.float16)
         named = converted.named_parameters()
         clip.half_parameters = frozenset(name for name, weight in named if weight.dtype == torch.float16)
     for name, parameter in clip.named_parameters():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.models.open_clip_parts import open_clip
 
 Tokenizer = Callable[[list[str]], Tensor]
 Truncation = Literal["keep_end", "official"]
@@ -36,7 +36,7 @@ class OfficialTokenizer:
     one embedding (hhc1997/NCU at cd338a5).
     """
 
-    def __init__(self, tokenizer: SimpleTokenizer) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
 
     def __call__(self, texts: list[str]) -> Tensor:
@@ -57,7 +57,7 @@ def tokenizer_for(bundle: _HasTokenizer, truncation: Truncation) -> Tokenizer:
     if truncation == "keep_end":
         return bundle.tokenizer
     tokenizer = bundle.tokenizer
-    if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
+    if not isinstance(tokenizer, open_clip.tokenizer.SimpleTokenizer) or tokenizer.reduction_fn is not None:
         raise PipelineError(
             f"training.truncation = 'official' is how the official code cuts the captions of CLIP's tokenizer; this "
             f"model has {type(tokenizer).__name__}. Use truncation: keep_end."
@@ -74,4 +74,4 @@ def layout_of(tokenizer: Tokenizer) -> TextLayout:
 
 def is_from_hub(tokenizer: Tokenizer) -> bool:
     """Whether this is a Hugging Face tokenizer, whose files a checkpoint folder must hold."""
-    return isinstance(tokenizer, HFTokenizer)
+    return isinstance(tokenizer, open_clip.tokenizer.HFTokenizer)

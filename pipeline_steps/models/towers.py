@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH
 from torch import nn
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.models.open_clip_parts import open_clip
 from pipeline_steps.models.tokens import TextLayout
 
 _BLOCK_LISTS = ("resblocks", "layer", "layers", "block")
@@ -73,7 +73,9 @@ def text_layout(clip: nn.Module) -> TextLayout:
         return known
     tower = text_tower(clip)
     if is_hugging_face(clip):
-        return TextLayout(int(tower.config.model_type not in _WITHOUT_START_TOKEN), DEFAULT_CONTEXT_LENGTH)
+        return TextLayout(
+            int(tower.config.model_type not in _WITHOUT_START_TOKEN), open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH
+        )
     bidirectional = getattr(tower, "attn_mask", None) is None
     return TextLayout(int(not bidirectional or text_pooling(clip) != "last"), int(tower.context_length))
 

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.reporting.figures.style import styled
@@ -83,6 +82,8 @@ def label_markdown(selections: pd.DataFrame, by_class: pd.DataFrame, classifiers
 
 
 def _classifier_table(selections: pd.DataFrame, classifiers: pd.DataFrame) -> str:
+    from scipy.stats import binomtest  # a second, and only for this
+
     header = ["Method", "Accuracy", "Mean per class", "First selection", "its precision", "its recall"]
     chosen = selections[selections["which"].eq("selection")].groupby("method").mean(numeric_only=True)
     body = []

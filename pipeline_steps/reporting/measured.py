@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 from tqdm.auto import tqdm
 
 from pipeline_steps.reporting.grid import OUTCOME_FILES, Grid
@@ -143,7 +143,7 @@ def seed_interval(values: npt.NDArray[np.float64], confidence: float) -> Interva
     """Student's t-interval of the mean over seeds of training, from (seeds,) scores; None of fewer than two."""
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, (1 + confidence) / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from pipeline_steps.core.errors import PipelineError
@@ -77,6 +76,8 @@ def share_batch_statistics(model: nn.Module, processes: Processes) -> None:
     its normalisation layers hold, which torch's own would drop.
     """
     if processes.size > 1 and processes.device.type == "cuda":
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
 
 

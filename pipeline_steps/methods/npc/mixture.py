@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.mixture import GaussianMixture
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import MixtureConfig
@@ -19,6 +18,8 @@ def clean_probability(loss_N: Floats, settings: MixtureConfig, seed: int) -> npt
 
     Raises PipelineError when the losses have fewer than two values, which no mixture divides.
     """
+    from sklearn.mixture import GaussianMixture  # a second, which few forget sets are picked by
+
     if len(np.unique(loss_N)) < 2:
         raise PipelineError(
             f"the losses of {len(loss_N)} pairs are all the same, so no mixture divides them into clean and noisy ones"

@@ -1,0 +1,42 @@
+"""What processes load at their start: read from what `sitecustomize.py` beside this leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Start:
+    """A process of a step: its CPU seconds, those of its imports, its memory and the packages that it loaded."""
+
+    step: str
+    cpu_seconds: float
+    import_seconds: float
+    peak_mib: float
+    packages: frozenset[str]
+
+
+def startup_environment(log: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which every Python process leaves word of its start in the folder `log`."""
+    log.mkdir(parents=True, exist_ok=True)
+    paths = [str(FOLDER), *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "STARTUP_LOG": str(log), "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def starts(log: Path) -> list[Start]:
+    """What the processes of steps left."""
+    found = []
+    for path in sorted(log.glob("*.json")):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        step = re.search(r"-m pipeline_steps\.(\w+)", " ".join(told["command"]))
+        if step:
+            numbers = (told["cpu_seconds"], told["import_seconds"], told["peak_mib"])
+            found.append(Start(step[1], *numbers, frozenset(told["packages"])))
+    return found
