@@ -6,6 +6,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,15 +46,22 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
     layers = []
     for path in paths:
         try:
-            loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506  a safe loader
+            layers.append(_parsed(path, path.stat().st_mtime_ns))
         except OSError as error:
             raise ConfigError([f"{path}: {error.strerror}; give the path of a YAML file"]) from error
-        except yaml.YAMLError as error:
-            raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
-        if not isinstance(loaded, dict):
-            raise ConfigError([f"{path} holds a {type(loaded).__name__}; a mapping of sections is wanted"])
-        layers.append(loaded)
     return merged(*layers)
+
+
+@cache
+def _parsed(path: Path, _modified: int) -> dict[str, Any]:
+    """A file as it was then; Snakemake reads the same few files for every method of an experiment."""
+    try:
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506  a safe loader
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError([f"{path} holds a {type(loaded).__name__}; a mapping of sections is wanted"])
+    return loaded
 
 
 def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,10 +35,30 @@ def user_environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """A process that plans; it ends with this one, whose end of its standard input the system closes."""
+    command = [sys.executable, "-m", "tests.support.snakemake_server"]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _planned(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    server = _server()
+    assert server.stdin
+    assert server.stdout
+    with tempfile.NamedTemporaryFile() as output:
+        told = {"arguments": arguments, "folder": str(folder), "output": output.name, "environment": user_environment()}
+        print(json.dumps(told), file=server.stdin, flush=True)
+        code = int(server.stdout.readline())
+        return subprocess.CompletedProcess(["snakemake", *arguments], code, Path(output.name).read_text())
+
+
 def snakemake(
     folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 1500
 ) -> subprocess.CompletedProcess[str]:
-    """Run snakemake as a user would; stdout and stderr come back together."""
+    """Run snakemake as a user would; stdout and stderr come back together. What starts no job is run by `_server`."""
+    if {"-n", "--dry-run", "--lint"} & set(arguments):
+        return _planned(folder, [*arguments, "--configfile", *configfiles])
     command = ["snakemake", *arguments, "--configfile", *configfiles]
     return subprocess.run(
         command, cwd=folder, env=user_environment(), timeout=timeout, text=True,
