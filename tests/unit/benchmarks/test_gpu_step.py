@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> str:
 def test_a_line_for_every_phase_and_step(model: str, tmp_path: Path) -> None:
     out = tmp_path / "table.md"
     gpu_step.main(
-        ["--models", model, "--batch", "16", "--chunks", "0", "8", "--steps", "2", "--warmup", "1", "--device", "cpu"]
+        ["--models", model, "--batch", "16", "--chunks", "0", "8", "--steps", "1", "--warmup", "1", "--device", "cpu"]
         + ["--product-size", "64", "--peak", "1", "--out", str(out)]
     )
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.read_text(encoding="utf-8").splitlines()]

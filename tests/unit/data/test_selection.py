@@ -76,7 +76,7 @@ CAPTIONS = st.sampled_from(["", " ", "x", "y", "one two three", "one two four", 
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(st.tuples(st.sampled_from([*PICTURES, "green.png", "last.png"]), CAPTIONS), max_size=40),
     drops=st.tuples(st.booleans(), st.booleans(), st.booleans()),
@@ -147,7 +147,7 @@ def test_the_split_follows_the_picture_in_about_the_share_asked_for() -> None:
     assert held_out < {row["image_path"] for row in more if row["split"] == "validation"}
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(count=st.integers(0, 120), fraction=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_noise_stays_in_the_training_split_and_the_truth_is_beside_it(count: int, fraction: float, seed: int) -> None:
     pairs, pictures = _pairs(count)

@@ -1,6 +1,8 @@
 """Fits a probe on generated features that are not kept, and prints MiB: the features, all logits, what the fit added.
 
 python -m tests.unit.evaluation.probe_memory FOLDER [rows] [width] [classes] [iterations]
+
+`rows` may be several numbers with commas between them; each is fitted on its own and has a line of its own.
 """
 
 from __future__ import annotations
@@ -59,4 +61,6 @@ def _write(folder: Path, rows: int, width: int, classes: int) -> tuple[Path, np.
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    counts = sys.argv[2].split(",") if len(sys.argv) > 2 else ["300000"]
+    for count in counts:
+        main(Path(sys.argv[1]) / count, int(count), *map(int, sys.argv[3:]))

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,20 @@ from tests.unit.paths import REPOSITORY
 
 CPU = torch.device("cpu")
 NEAR = 1e-6
+STATED = 2e-7  # what the solver says of its TOLERANCE: converged, the objective is so near to its least value
+WIDTH = 16  # the solver samples 16 rows per column, fewer than there are
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@cache
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """400 bundled pictures by 40 principal components, the largest first."""
+    return bundled_pictures(40, 400)
 
 
 @pytest.fixture(scope="module")
 def real() -> tuple[np.ndarray, np.ndarray]:
-    return bundled_pictures(40, 900)
+    image, label = pictures()
+    return np.ascontiguousarray(image[:, :WIDTH]), label
 
 
 def regression(image: np.ndarray, label: np.ndarray, *, device: torch.device = CPU, normalize: bool = False, **options):
@@ -73,7 +75,7 @@ def test_the_optimum_on_real_pictures_is_scikit_learns(
 )
 @pytest.mark.parametrize("inverse_l2", [1e-4, 1.0, 100.0])
 def test_the_optimum_on_cifar10_is_scikit_learns(inverse_l2: float) -> None:
-    image, label = cifar10_pixels(48, 4000)
+    image, label = cifar10_pixels(24, 1000)
     assert_optimal(regression(image, label).fit(inverse_l2, 3000), image, label)
 
 
@@ -92,13 +94,14 @@ def test_a_warm_start_ends_where_a_cold_one_does(real: tuple[np.ndarray, np.ndar
         cold = problem.fit(inverse_l2, 3000)
         assert last.converged
         assert cold.converged
-        assert last.objective == pytest.approx(cold.objective, rel=NEAR / 10)
+        assert last.objective == pytest.approx(cold.objective, rel=STATED)  # neither can be below the least
     again = problem.fit(30.0, 3000, last)
     assert (again.iterations, again.passes) == (0, 1)
 
 
+@cache
 def _hard_cases() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    image, label = bundled_pictures(40, 300)
+    image, label = pictures()[0][:300], pictures()[1][:300]
     random = np.random.default_rng(0)
     gap = label.copy()
     gap[label == 3] = 9
@@ -128,20 +131,35 @@ def test_hard_features(case: str, inverse_l2: float) -> None:
     assert_optimal(regression(image, label).fit(inverse_l2, 3000), image.astype(np.float32), label)
 
 
+def rounding(image: np.ndarray, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> float:
+    """The largest error, as a share of C times the sum of |x|, of a gradient that `dtype` computes in any order.
+
+    An inner product of d terms is off by at most d u of the sum of its terms' sizes, so a logit by at most d + 2 u of
+    L, the largest such sum, and with it a residual, which is at most 1, by 2 (d + 2) u L; the sum over n rows adds n u.
+    """
+    rows, width = image.shape
+    x = torch.from_numpy(image).double()
+    largest = float((x.abs() @ weight.abs().T + bias.abs()).max())
+    return (2 * (width + 2) * max(largest, 1.0) + rows) * torch.finfo(dtype).eps / 2
+
+
 def test_the_gradient_is_that_of_the_objective(real: tuple[np.ndarray, np.ndarray]) -> None:
     problem = regression(*real)
     torch.manual_seed(0)
-    weight = torch.randn(len(problem.classes), 40, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(len(problem.classes), WIDTH, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(len(problem.classes), dtype=torch.float64, requires_grad=True)
     image, label = torch.from_numpy(real[0]).double(), torch.from_numpy(real[1])
     loss = torch.nn.functional.cross_entropy(image @ weight.T + bias, label, reduction="sum")
     whole = 0.3 * loss + 0.5 * (weight**2).sum()
     wanted = torch.autograd.grad(whole, [weight, bias])
-    for dtype, near in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
-        value = problem.evaluate(weight.detach(), bias.detach(), 0.3, dtype)
+    weight, bias = weight.detach(), bias.detach()
+    for dtype in (torch.float64, torch.float32):
+        near = rounding(real[0], weight, bias, dtype)
+        assert near < (1e-11 if dtype == torch.float64 else 1e-2)
+        value = problem.evaluate(weight, bias, 0.3, dtype)
         assert value.objective == pytest.approx(whole.item(), rel=near)
-        torch.testing.assert_close(value.weight_KD, wanted[0], rtol=near, atol=near * float(wanted[0].abs().max()))
-        torch.testing.assert_close(value.bias_K, wanted[1], rtol=near, atol=near * float(wanted[1].abs().max()))
+        assert ((value.weight_KD - wanted[0]).abs() <= near * 0.3 * image.abs().sum(dim=0)).all()
+        assert ((value.bias_K - wanted[1]).abs() <= near * 0.3 * len(image)).all()
 
 
 def test_chunks_and_rows_that_are_read_again_change_nothing(
@@ -151,17 +169,18 @@ def test_chunks_and_rows_that_are_read_again_change_nothing(
     whole = together.fit(1.0, 3000)
     at = (whole.weight_KD, whole.bias_K, 1.0, torch.float64)
     far = together.evaluate(*at)
-    monkeypatch.setattr(labelled_rows, "_BLOCK_ELEMENTS", 40 * 70)
-    monkeypatch.setattr(labelled_rows, "_CHUNK_ELEMENTS", 48 * 32)
+    monkeypatch.setattr(labelled_rows, "_BLOCK_ELEMENTS", WIDTH * 70)
+    monkeypatch.setattr(labelled_rows, "_CHUNK_ELEMENTS", (WIDTH + 8) * 32)
     image, label = real
-    parts = [Part(ArrayMatrix(image[:500]), label[:500]), Part(ArrayMatrix(image[500:]), label[500:])]
+    parts = [Part(ArrayMatrix(image[:250]), label[:250]), Part(ArrayMatrix(image[250:]), label[250:])]
     rows = LabelledRows(parts, normalize=False, device=CPU, kept_bytes=0)
-    assert len(list(rows.blocks())) == 8 + 6
+    assert len(list(rows.blocks())) == 4 + 3
+    assert rows.chunk_size(8) == 32
     streamed = SoftmaxRegression(rows).fit(1.0, 3000)
-    assert streamed.objective == pytest.approx(whole.objective, rel=1e-8)
-    near = SoftmaxRegression(rows).evaluate(*at)
-    assert near.objective == pytest.approx(far.objective, rel=1e-13)
-    torch.testing.assert_close(near.weight_KD, far.weight_KD, rtol=1e-10, atol=1e-10)
+    assert streamed.objective == pytest.approx(whole.objective, rel=STATED)
+    near, bound = SoftmaxRegression(rows).evaluate(*at), rounding(image, *at[:2], torch.float64)
+    assert near.objective == pytest.approx(far.objective, rel=bound)
+    assert ((near.weight_KD - far.weight_KD).abs().numpy() <= 2 * bound * np.abs(image).sum(axis=0)).all()
 
 
 def test_a_fit_that_stops_early_says_so_and_is_no_worse_than_its_start(real: tuple[np.ndarray, np.ndarray]) -> None:
@@ -179,7 +198,8 @@ def test_the_ends_of_the_sweep_are_reached_or_said_not_to_be(
     image, label = real
     solution = regression(image, label).fit(inverse_l2, 3000)
     least = oracle.optimum(image.astype(np.float64), label, inverse_l2)
-    assert solution.converged == (solution.objective <= least * (1 + NEAR))
+    assert not solution.converged or solution.objective <= least * (1 + NEAR)
+    assert solution.converged or inverse_l2 > 1  # a strong penalty alone makes a problem that float64 holds
     assert solution.objective <= 1.01 * least
 
 
@@ -196,21 +216,26 @@ def test_an_objective_that_overflows_is_refused() -> None:
 
 
 def test_memory_does_not_grow_with_the_rows_of_features_that_are_not_kept(tmp_path: Path) -> None:
-    few_features, _, few = _probe_memory(tmp_path / "few", rows=100_000)
-    features, logits, added = _probe_memory(tmp_path / "many", rows=300_000)
-    assert features > few_features + 500
-    assert logits > 50
-    assert added < few + 32
+    """A pass holds a few blocks of 2^22 numbers at a time, 2^15 rows of 128, 16 MiB each: two more of them to read,
+    with 32 MiB of features and 16 MiB of logits, add no more than four numbers of 8 bytes a row (labels and a draw).
+    """
+    block = 2**15
+    (_, _, few), (features, logits, many) = _probe_memory(tmp_path, rows=(3 * block, 5 * block))
+    assert (features, logits) == (80, 40)
+    assert many < few + 4 * 8 * 2 * block / 2**20 + 4
 
 
-def _probe_memory(folder: Path, *, rows: int) -> list[float]:
-    """MiB of the features, of all logits, and of what a fit took beside them."""
+def _probe_memory(folder: Path, *, rows: tuple[int, ...]) -> list[list[float]]:
+    """MiB of the features, of all logits, and of what a fit took beside them, for each number of rows."""
+    counts = ",".join(map(str, rows))
     done = subprocess.run(  # noqa: S603 - a script of this folder
-        [sys.executable, "-m", "tests.unit.evaluation.probe_memory", str(folder), str(rows), "768", "50"],
+        [sys.executable, "-m", "tests.unit.evaluation.probe_memory", str(folder), counts, "128", "64", "1"],
+        # what is freed goes back at once, so that the peak is what is held and not what the heap keeps for later
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
         cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return list(map(float, done.stdout.split()))
+    return [list(map(float, line.split())) for line in done.stdout.splitlines()]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import open_clip
@@ -76,9 +78,18 @@ def test_a_frozen_convolutional_tower_keeps_its_statistics_and_may_train_its_pro
     assert frozen_text_blocks(model) == 2
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ClipBundle:
-    return make(request.param, tmp_path_factory.mktemp(request.param))
+Bundles = Callable[[str], ClipBundle]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
+    """A kind's bundle, made once; tests change no more of it than what trains."""
+    return cache(lambda kind: make(kind, tmp_path_factory.mktemp(kind)))
+
+
+@pytest.fixture(params=KINDS)
+def made(request: pytest.FixtureRequest, bundles: Bundles) -> ClipBundle:
+    return bundles(request.param)
 
 
 BLOCK = re.compile(r"(?:resblocks|encoder\.layer|transformer\.block)\.(\d+)\.")
@@ -136,37 +147,37 @@ PROJECTIONS = {
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
-def test_the_image_projection_is_its_own_part(kind: str, tmp_path: Path) -> None:
-    bundle = make(kind, tmp_path)
+def test_the_image_projection_is_its_own_part(kind: str, bundles: Bundles) -> None:
+    bundle = bundles(kind)
     everything = trains(bundle)
     assert everything - trains(bundle, image_projection=True) == PROJECTIONS[kind]
     left = {name for name in trains(bundle, image_tower=True) if name.startswith("visual.")}
     assert left == PROJECTIONS[kind]
 
 
-def test_a_part_that_the_model_does_not_have_is_refused_by_name(tmp_path: Path) -> None:
-    siglip = make("siglip", tmp_path)
+def test_a_part_that_the_model_does_not_have_is_refused_by_name(bundles: Bundles) -> None:
+    siglip = bundles("siglip")
     with pytest.raises(PipelineError, match="freeze.image_projection .*TimmModel.* no image projection"):
         trains(siglip, image_projection=True)
     assert not any(name.startswith("visual.") for name in trains(siglip, image_projection=True, image_tower=True))
     with pytest.raises(PipelineError, match="freeze.positional_embedding .*HFTextEncoder.* no positional embedding"):
-        trains(make("mt5", tmp_path), positional_embedding=True)
+        trains(bundles("mt5"), positional_embedding=True)
     with pytest.raises(PipelineError, match="freeze.text_blocks .* no 4 text blocks; allowed: 0 to 3"):
         trains(siglip, text_blocks=4)
 
 
-def test_positional_embeddings_are_found(tmp_path: Path) -> None:
+def test_positional_embeddings_are_found(bundles: Bundles) -> None:
     for kind, name in (
         ("clip", "positional_embedding"),
         ("siglip", "text.positional_embedding"),
         ("hugging_face", "text.transformer.embeddings.position_embeddings.weight"),
     ):
-        bundle = make(kind, tmp_path)
+        bundle = bundles(kind)
         assert trains(bundle) - trains(bundle, positional_embedding=True) == {name}
 
 
-def test_cocas_decoder_never_trains(tmp_path: Path) -> None:
-    bundle = make("coca", tmp_path)
+def test_cocas_decoder_never_trains(bundles: Bundles) -> None:
+    bundle = bundles("coca")
     names = {name for name, _ in bundle.model.named_parameters()}
     assert names - trains(bundle) == {name for name in names if name.startswith("text_decoder.")}
 

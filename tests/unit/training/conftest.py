@@ -1,4 +1,4 @@
-"""A small real manifest."""
+"""A small real manifest, and one thread."""
 
 from __future__ import annotations
 

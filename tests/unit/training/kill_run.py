@@ -1,6 +1,6 @@
 """Run by test_kill.py: a training in child processes that are killed (SIGKILL) at many moments, until one ends.
 
-The moments are times after the start, and the sight of a state or of a checkpoint being written.
+The moments are times after a state was kept, and the sight of a state or of a checkpoint being written.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from pipeline_steps.models.prompt import PROMPT_FILE, new_prompt
 from pipeline_steps.training.session import PhasePlan, train_checkpoint
 from tests.unit.training import tiny
 
+STATES = "checkpoint.resume*.pt"
+
 
 def train(folder: Path, pairs: Path) -> None:
     torch.set_num_threads(1)
@@ -35,7 +37,7 @@ def train(folder: Path, pairs: Path) -> None:
     torch.manual_seed(0)
     bundle = create_clip(str(folder / "tiny_vit.json"))
     prompt = new_prompt(bundle.model, 2, 0.02, torch.Generator().manual_seed(0))
-    training = tiny.settings(epochs=10, batch_size=8, save_minutes=0, selection="validation")
+    training = tiny.settings(epochs=4, batch_size=8, save_minutes=0, selection="validation")
     learn = load_section(tiny.RAW, "learn_prompt", LearnPromptConfig)
     unlearn = load_section(tiny.RAW, "unlearn", UnlearnConfig)
     plans = [
@@ -50,6 +52,22 @@ def train(folder: Path, pairs: Path) -> None:
 def after(seconds: float) -> Callable[[Path], bool]:
     end = time.monotonic() + seconds
     return lambda folder: time.monotonic() >= end
+
+
+def after_state(folder: Path, seconds: float) -> Callable[[Path], bool]:
+    """So long after the sight of a state that was not there when the attempt began."""
+
+    def kept() -> set[tuple[str, int]]:
+        return {(path.name, path.stat().st_ino) for path in folder.glob(STATES)}
+
+    before, seen = kept(), [0.0]
+
+    def moment(folder: Path) -> bool:
+        if not seen[0] and kept() - before:
+            seen[0] = time.monotonic()
+        return bool(seen[0]) and time.monotonic() >= seen[0] + seconds
+
+    return moment
 
 
 def at_sight_of(pattern: str) -> Callable[[Path], bool]:
@@ -74,17 +92,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--pairs", type=Path, required=True)
-    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--kills", nargs="*", default=[], choices=["time", "state", "checkpoint"])
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True)
     # Dropped patches draw random numbers in every step, and the second phase scales its loss.
     tiny.architecture(arguments.folder, patch_dropout=0.5)
     killed = {"time": 0, "state": 0, "checkpoint": 0}
-    state, checkpoint = ".checkpoint.resume.*.partial", ".checkpoint.????????????????*.partial/*"
-    moments = [("time", number) if number % 2 else ("state", number) for number in range(arguments.kills)]
-    for kind, number in [*moments, ("checkpoint", 0), ("checkpoint", 1)] if moments else []:
-        pattern = state if kind == "state" else checkpoint
-        moment = after(0.1 + 0.03 * number) if kind == "time" else at_sight_of(pattern)
+    partial = {"state": ".checkpoint.resume.*.partial", "checkpoint": ".checkpoint.????????????????*.partial/*"}
+    for kind in arguments.kills:
+        # half a step after a state, further each time, so that the second phase is reached too
+        moment = after_state(arguments.folder, 0.1 * killed["time"]) if kind == "time" else at_sight_of(partial[kind])
         if attempt(arguments.folder, arguments.pairs, moment):
             break
         killed[kind] += 1

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from tests.unit.paths import REPOSITORY
 
+MOMENTS = ["time", "state", "time", "state", "time", "checkpoint", "checkpoint"]
 CLOCKS = ("pairs_per_second", "transport/seconds")
 
 
-def _run(folder: Path, pairs: Path, kills: int) -> dict[str, int]:
+def _run(folder: Path, pairs: Path, *kills: str) -> dict[str, int]:
     command = [sys.executable, "-m", "tests.unit.training.kill_run", "--folder", str(folder)]
-    command += ["--pairs", str(pairs), "--kills", str(kills)]
+    command += ["--pairs", str(pairs), "--kills", *kills]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=800)
     assert ran.returncode == 0, ran.stderr
@@ -32,10 +33,10 @@ def test_a_training_killed_at_many_moments_ends_in_the_weights_of_an_undisturbed
     tmp_path: Path, pairs: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert sum(_run(whole, pairs, 0).values()) == 0
-    killed = _run(parts, pairs, 20)
-    assert killed["time"] >= 3, killed
-    assert killed["state"] >= 5, killed
+    assert sum(_run(whole, pairs).values()) == 0
+    killed = _run(parts, pairs, *MOMENTS)
+    assert killed["time"] >= 2, killed
+    assert killed["state"] >= 2, killed
     assert killed["checkpoint"] >= 1, killed
     for name in ("open_clip_model.safetensors", "negative_prompt.safetensors"):
         expected, found = load_file(whole / "checkpoint" / name), load_file(parts / "checkpoint" / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,39 +68,53 @@ class StopsAt:
 
 
 Run = Callable[..., tuple[Learner, list[HistoryRow]]]
+Outcome = tuple[dict[str, torch.Tensor], list[HistoryRow]]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    generator = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, generator = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     for row in range(PAIRS):
-        Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{row}.png")
+        Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{row}.png")
+    return folder
+
+
+def _train(
+    pictures: Path, folder: Path, objective: Objective, settings: TrainingConfig = TRAINING, *, prompt: bool = False,
+    fingerprint: str = "mine",
+) -> tuple[Learner, list[HistoryRow]]:  # fmt: skip
     nowhere = pa.nulls(PAIRS, pa.int64())
     pairs = pa.table(
         {"image_path": [f"{row}.png" for row in range(PAIRS)], "image_offset": nowhere, "image_bytes": nowhere,
          "caption": [f"number {row}" for row in range(PAIRS)]}
     )  # fmt: skip
+    torch.manual_seed(0)
+    bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
+    apply_freeze(bundle.model, settings.freeze)
+    vectors = new_prompt(bundle.model, 3, 0.02, torch.Generator().manual_seed(0)) if prompt else None
+    optimizer = build_optimizer(bundle.model, settings, vectors, 1e-3, 0.1)
+    negative = NegativeText(pairs["caption"], NEGATIVE_TEXT, 0) if prompt else None
+    transform = bundle.train_transform(0.8)
+    dataset = PairDataset(pairs, PictureReader(pictures), transform, bundle.tokenizer, 0, negative)
+    scaler = GradScaler("cpu", enabled=False)
+    learner = Learner(bundle.model, optimizer, objective, ALONE, scaler, vectors)
+    phase = Phase(
+        dataset, settings, 0, folder / "state.pt", fingerprint, ForgetSetMonitor(torch.arange(PAIRS) < 10),
+        lambda step, metrics: None, "test",
+    )  # fmt: skip
+    return learner, fit(learner, phase)
 
-    def train(
-        objective: Objective, settings: TrainingConfig = TRAINING, *, prompt: bool = False, fingerprint: str = "mine"
-    ) -> tuple[Learner, list[HistoryRow]]:
-        torch.manual_seed(0)
-        bundle = create_clip(str(REPOSITORY / "config/models/smoke_rn.json"))
-        apply_freeze(bundle.model, settings.freeze)
-        vectors = new_prompt(bundle.model, 3, 0.02, torch.Generator().manual_seed(0)) if prompt else None
-        optimizer = build_optimizer(bundle.model, settings, vectors, 1e-3, 0.1)
-        negative = NegativeText(pairs["caption"], NEGATIVE_TEXT, 0) if prompt else None
-        transform = bundle.train_transform(0.8)
-        dataset = PairDataset(pairs, PictureReader(tmp_path), transform, bundle.tokenizer, 0, negative)
-        scaler = GradScaler("cpu", enabled=False)
-        learner = Learner(bundle.model, optimizer, objective, ALONE, scaler, vectors)
-        phase = Phase(
-            dataset, settings, 0, tmp_path / "state.pt", fingerprint, ForgetSetMonitor(torch.arange(PAIRS) < 10),
-            lambda step, metrics: None, "test",
-        )  # fmt: skip
-        return learner, fit(learner, phase)
 
-    return train
+@pytest.fixture
+def run(pictures: Path, tmp_path: Path) -> Run:
+    return partial(_train, pictures, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """The weights and history of TRAINING."""
+    learner, history = _train(pictures, tmp_path_factory.mktemp("undisturbed"), Continued())
+    return _weights(learner), history
 
 
 def _weights(learner: Learner) -> dict[str, torch.Tensor]:
@@ -110,14 +125,22 @@ def _values(history: list[HistoryRow], name: str) -> list[float]:
     return [value for _, _, key, value in history if key == name]
 
 
-def test_a_run_is_bit_identical_to_its_twin_and_learns(run: Run, tmp_path: Path) -> None:
-    settings = replace(TRAINING, epochs=8)
-    first, history = run(Continued(), settings)
-    (tmp_path / "state.pt").unlink()
-    second, again = run(Continued(), settings)
-    assert _values(history, "loss") == _values(again, "loss")
-    for name, tensor in _weights(first).items():
-        assert torch.equal(tensor, second.model.state_dict()[name]), name
+def _assert_undisturbed(found: tuple[Learner, list[HistoryRow]], undisturbed: Outcome) -> None:
+    learner, history = found
+    weights, expected = undisturbed
+    assert _values(history, "loss") == _values(expected, "loss")
+    state = learner.model.state_dict()
+    assert state.keys() == weights.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_a_run_is_bit_identical_to_its_twin(run: Run, undisturbed: Outcome) -> None:
+    _assert_undisturbed(run(Continued()), undisturbed)
+
+
+def test_a_run_learns(run: Run) -> None:
+    _, history = run(Continued(), replace(TRAINING, epochs=8))
     losses = _values(history, "loss")
     assert len(losses) == 8 * (PAIRS // 16)
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
@@ -125,22 +148,20 @@ def test_a_run_is_bit_identical_to_its_twin_and_learns(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("call", [3, 4, 6])
-def test_an_interrupted_run_ends_in_the_weights_of_an_undisturbed_one(run: Run, tmp_path: Path, call: int) -> None:
-    whole, history = run(Continued())
-    (tmp_path / "state.pt").unlink()
+def test_an_interrupted_run_ends_in_the_weights_of_an_undisturbed_one(
+    run: Run, undisturbed: Outcome, tmp_path: Path, call: int
+) -> None:
     with pytest.raises(StopError):
         run(StopsAt(call))
     assert (tmp_path / "state.pt").is_file()
-    resumed, again = run(Continued())
-    assert _values(again, "loss") == _values(history, "loss")
-    for name, tensor in _weights(whole).items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    _assert_undisturbed(run(Continued()), undisturbed)
 
 
-def test_a_state_of_other_settings_is_not_used(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    _, history = run(Continued())
-    _, again = run(Continued(), fingerprint="other")
-    assert _values(again, "loss") == _values(history, "loss")
+def test_a_state_of_other_settings_is_not_used(run: Run, undisturbed: Outcome, tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        run(StopsAt(3), replace(TRAINING, lr=2 * TRAINING.lr), fingerprint="other")
+    assert (tmp_path / "state.pt").is_file()
+    _assert_undisturbed(run(Continued()), undisturbed)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step_and_keeps_the_last_good_state(
@@ -193,18 +214,13 @@ def test_an_objective_without_its_prompt_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 5])
-def test_a_state_of_any_step_is_gone_on_from(run: Run, tmp_path: Path, call: int) -> None:
+def test_a_state_of_any_step_is_gone_on_from(run: Run, undisturbed: Outcome, tmp_path: Path, call: int) -> None:
     settings = replace(TRAINING, save_minutes=0.0)
-    whole, history = run(Continued(), settings)
-    (tmp_path / "state.pt").unlink()
     with pytest.raises(StopError):
         run(StopsAt(call), settings)
     state = load_state(tmp_path / "state.pt", "mine")
     assert (0 if state is None else state["done"]) == call - 1
-    resumed, again = run(Continued(), settings)
-    assert _values(again, "loss") == _values(history, "loss")
-    for name, tensor in _weights(whole).items():
-        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    _assert_undisturbed(run(Continued(), settings), undisturbed)
 
 
 def test_batch_statistics_that_would_depend_on_chunks_are_refused(run: Run) -> None:

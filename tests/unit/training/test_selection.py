@@ -28,10 +28,8 @@ def best(tmp_path: Path, pairs: Path) -> BestEpoch:
     return BestEpoch(held_out, tiny.settings(batch_size=3))
 
 
-def test_the_best_epoch_comes_back_whatever_came_later(
-    tmp_path: Path, best: BestEpoch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learner = tiny.learner(tmp_path, tiny.settings(), Continued(), ALONE)
+def test_the_best_epoch_comes_back_whatever_came_later(best: BestEpoch, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
     scores = iter([0.2, 0.6, 0.6, 0.1])
     monkeypatch.setattr(BestEpoch, "_recall", lambda self, learner: next(scores))
     for epoch in range(4):
@@ -42,8 +40,8 @@ def test_the_best_epoch_comes_back_whatever_came_later(
     assert learner.model.logit_scale.item() == 1
 
 
-def test_the_score_is_in_batch_recall_and_leaves_the_model_in_training_mode(tmp_path: Path, best: BestEpoch) -> None:
-    learner = tiny.learner(tmp_path, tiny.settings(), Continued(), ALONE)
+def test_the_score_is_in_batch_recall_and_leaves_the_model_in_training_mode(best: BestEpoch) -> None:
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
     score = best.consider(learner, 0)[METRIC]
     # four held-out pairs in batches of three: one batch, six queries
     assert score * 6 == pytest.approx(round(score * 6))
@@ -60,7 +58,7 @@ def test_a_single_pair_is_too_few(best: BestEpoch, pairs: Path) -> None:
 
 
 def test_the_state_holds_the_best_weights(tmp_path: Path, best: BestEpoch) -> None:
-    learner = tiny.learner(tmp_path, tiny.settings(), Continued(), ALONE)
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
     best.consider(learner, 0)
     kept = learner.model.logit_scale.item()
     stream = tmp_path / "state.pt"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
@@ -31,6 +37,7 @@ MODEL: dict[str, Any] = {
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 END = MODEL["text_cfg"]["vocab_size"] - 1
+TERMS = 4 * MODEL["text_cfg"]["width"]  # of the longest inner product, the second of a block's MLP
 
 
 def settings(**changes: Any) -> TrainingConfig:
@@ -53,17 +60,24 @@ def architecture(folder: Path, **vision: Any) -> str:
     return str(path)
 
 
-def learner(folder: Path, training: TrainingConfig, objective: Objective, processes: Processes) -> Learner:
-    """Fresh weights, always the same, with a prompt of two vectors."""
+@cache
+def model() -> Any:
+    """The tiny architecture with its weights, made once: whoever changes it takes a copy."""
     torch.manual_seed(0)
-    model = create_clip(architecture(folder)).model.to(processes.device)
-    prompt = new_prompt(model, 2, 0.02, torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        return create_clip(architecture(Path(folder))).model
+
+
+def learner(training: TrainingConfig, objective: Objective, processes: Processes) -> Learner:
+    """Fresh weights, always the same, with a prompt of two vectors."""
+    own = copy.deepcopy(model()).to(processes.device)
+    prompt = new_prompt(own, 2, 0.02, torch.Generator().manual_seed(0))
     prompt.data = prompt.data.to(processes.device)
-    apply_freeze(model, training.freeze)
-    set_training_mode(model, training.freeze)
-    optimizer = build_optimizer(model, training, prompt, 1e-3, 0.1)
+    apply_freeze(own, training.freeze)
+    set_training_mode(own, training.freeze)
+    optimizer = build_optimizer(own, training, prompt, 1e-3, 0.1)
     scaler = GradScaler(processes.device.type, enabled=training.precision == "fp16")
-    return Learner(model, optimizer, objective, processes, scaler, prompt)
+    return Learner(own, optimizer, objective, processes, scaler, prompt)
 
 
 def batch(step: int, size: int = 16) -> Batch:
@@ -82,3 +96,28 @@ def banked_batch(step: int, size: int = 16) -> Batch:
     """The same with two further batches as its memory bank."""
     of_image, of_text = (dataclasses.replace(batch(1000 * part + step, size), negative_tokens=None) for part in (1, 2))
     return dataclasses.replace(batch(step, size), negative_tokens=None, bank=(of_image, of_text))
+
+
+def nudge(weights: Iterable[Tensor], relative: float = 2.0**-24) -> None:
+    """Move every weight by at most this share of itself, at random; by default by one rounding of float32."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights:
+            share = 2 * torch.rand(weight.shape, generator=generator) - 1
+            weight.mul_(1 + relative * share.to(weight.device))
+
+
+def difference(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """The largest difference of any tensor, as a share of that tensor's length."""
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - one).norm() / one.norm()) for name, one in expected.items() if one.any())
+
+
+def any_order(of_one_rounding: float) -> float:
+    """How far sums in another order may take a result, from how far one rounding of every weight (`nudge`) took it.
+
+    An inner product of k terms, summed in whatever order, is the exact one of factors that are off by about sqrt(k)
+    roundings (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis"); k is at most TERMS. The
+    result itself is rounded too.
+    """
+    return math.sqrt(TERMS) * max(of_one_rounding, 2.0**-24)
