@@ -19,6 +19,14 @@ def unlearn_runs(folder: Path) -> list[Run]:
     return list(client.search_runs([experiment.experiment_id], "tags.stage = 'unlearn'", order_by=["start_time ASC"]))
 
 
+def statuses(folder: Path, experiment: str, stage: str) -> list[str]:
+    """How the MLflow runs of a stage ended, the latest first."""
+    client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return [run.info.status for run in client.search_runs([found.experiment_id], f"tags.stage = '{stage}'")]
+
+
 def wait_for_open_run(folder: Path, driver: subprocess.Popen[str]) -> int:
     """The process id of the unlearn step, once its MLflow run is open; it is a child of the driver that we started."""
     deadline = time.monotonic() + 180

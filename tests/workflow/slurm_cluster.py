@@ -9,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +50,10 @@ class Cluster:
         return ran.stdout.strip()
 
     def jobs(self, *states: str) -> dict[str, dict[str, str]]:
-        """All jobs that the controller still knows, by id: state, comment, nodes, times that it was restarted."""
-        lines = self.ask("squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%N|%P").splitlines()
-        rows = [
-            dict(zip(("id", "state", "comment", "nodes", "partition"), line.split("|"), strict=True)) for line in lines
-        ]
+        """All jobs that the controller still knows, by id: state, comment, nodes, partition, folder."""
+        lines = self.ask("squeue", "--states=all", "--noheader", "--format=%i|%T|%k|%N|%P|%Z").splitlines()
+        names = ("id", "state", "comment", "nodes", "partition", "folder")
+        rows = [dict(zip(names, line.split("|"), strict=True)) for line in lines]
         return {row["id"]: row for row in rows if not states or row["state"] in states}
 
     def show(self, job: str) -> dict[str, str]:
@@ -78,14 +77,18 @@ class Cluster:
         subprocess.run(command, env=self.environment, check=True, timeout=60)
         self.daemons[node] = _daemon(self.folder / f"{node}.pid")
 
-    def wait(self, fact: Callable[[], object], what: str, seconds: float = 120) -> None:
+    def wait(self, fact: Callable[[], object], what: str, seconds: float = 120, every: float = 0.2) -> None:
         """Wait until something holds."""
         deadline = time.monotonic() + seconds
         while not fact():
             assert time.monotonic() < deadline, (
                 f"after {seconds:.0f} s: not {what}\n{self.ask('squeue', '--states=all')}"
             )
-            time.sleep(0.2)
+            time.sleep(every)
+
+    def node_is(self, node: str, state: str) -> bool:
+        """Whether a node is in a state."""
+        return self.ask("sinfo", "-N", f"--nodes={node}", "--noheader", "--format=%T").startswith(state)
 
     def nodes_are(self, state: str) -> bool:
         """Whether every node is in a state."""
@@ -93,14 +96,11 @@ class Cluster:
 
 
 @contextmanager
-def slurm_cluster(folder: Path, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
-    """A cluster while the block runs. `settings` are further lines of slurm.conf, over those here.
-
-    Every process that it started is ended by its id.
-    """
+def slurm_cluster(folder: Path) -> Iterator[Cluster]:
+    """A cluster while the block runs. Every process that it started is ended by its id."""
     for name in ("munge", "state", "log", *(f"spool/{node}" for node in NODES)):
         (folder / name).mkdir(parents=True)
-    _write_configuration(folder, settings or {})
+    _write_configuration(folder)
     environment = user_environment() | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": _path(folder)}
     cluster = Cluster(folder, environment, {})
     try:
@@ -197,7 +197,7 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _write_configuration(folder: Path, settings: Mapping[str, str]) -> None:
+def _write_configuration(folder: Path) -> None:
     host, user = socket.gethostname().split(".")[0], getpass.getuser()
     controller, *ports = _free_ports(1 + len(NODES))
     lines = {
@@ -212,9 +212,10 @@ def _write_configuration(folder: Path, settings: Mapping[str, str]) -> None:
         "SlurmdPidFile": f"{folder}/%n.pid", "SlurmctldPidFile": f"{folder}/slurmctld.pid",
         "SlurmctldLogFile": f"{folder}/log/slurmctld.log", "SlurmdLogFile": f"{folder}/log/%n.log",
         "SlurmctldTimeout": 10, "SlurmdTimeout": 10, "ReturnToService": 2, "SlurmdParameters": "config_overrides",
+        "PreemptType": "preempt/partition_prio", "PreemptMode": "REQUEUE",
         "GresTypes": "gpu", "KillWait": 20, "MinJobAge": 3600, "InactiveLimit": 0,
         "SchedulerParameters": "sched_interval=2,batch_sched_delay=0,sched_min_interval=100000",
-    } | dict(settings)  # fmt: skip
+    }  # fmt: skip
     text = [f"{key}={value}" for key, value in lines.items()]
     for node, port in zip(NODES, ports, strict=True):
         text.append(

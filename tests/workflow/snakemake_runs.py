@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.unit.paths import REPOSITORY
@@ -54,14 +54,15 @@ def _planned(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProc
 
 
 def snakemake(
-    folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 1500
-) -> subprocess.CompletedProcess[str]:
+    folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 500,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Run snakemake as a user would; stdout and stderr come back together. What starts no job is run by `_server`."""
     if {"-n", "--dry-run", "--lint"} & set(arguments):
         return _planned(folder, [*arguments, "--configfile", *configfiles])
     command = ["snakemake", *arguments, "--configfile", *configfiles]
     return subprocess.run(
-        command, cwd=folder, env=user_environment(), timeout=timeout, text=True,
+        command, cwd=folder, env=environment or user_environment(), timeout=timeout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.workflow.cluster_project import CONFIGFILES, adapt_profile, cluster_project
-from tests.workflow.slurm_cluster import Cluster
+from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_a_real_job_finds_everything_but_a_gpu_which_this_cluster_only_declares(
 
 
 def test_without_a_gpu_asked_for_all_is_well(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2)
+    adapt_profile(project, cpus_per_gpu=2, mem_mb=4000)
     profile = project / "slurm/config.yaml"
     text = re.sub(r"gres: \S+.*", "", profile.read_text())
     profile.write_text(text.replace("  extract_features_job:\n", "  extract_features_job:\n    gpu: 0\n"))
@@ -57,46 +57,44 @@ def test_without_a_gpu_asked_for_all_is_well(project: Path, cluster: Cluster) ->
     assert told.splitlines()[-1] == "This cluster can run it."
 
 
-def test_a_busy_partition_is_not_checked_and_fails_nothing(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2)
-    busy = cluster.ask("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
-    cluster.wait(lambda: busy in cluster.jobs("RUNNING"), "a busy cluster")
-    code, told = _check(project, cluster, "--wait", "3")
-    cluster.ask("scancel", busy)
-    assert code == 0, told
-    assert re.search(r"^note +a job on cpu: was PENDING after 3 s: not checked$", told, re.M), told
-    cluster.wait(lambda: not cluster.jobs("RUNNING", "PENDING", "COMPLETING"), "an empty queue")
-
-
-def test_the_sum_of_a_group_and_further_options_of_the_profile_have_to_fit(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2, evaluation=20)
-    profile = project / "slurm/config.yaml"
-    profile.write_text(
-        re.sub(r"(extract_features_job:\n.*)", r"\1\n    slurm_extra: \"'--constraint=a100'\"", profile.read_text())
-    )
-    code, told = _check(project, cluster, "--wait", "0")
-    assert code == 1
-    assert re.search(r"FAILED eval_zeroshot fits: no: .*--cpus-per-task=20 --mem=80000", told), told
-    assert re.search(r"FAILED extract_features fits: no: .*--constraint=a100", told), told
-    assert re.search(r"^ok +train_reference fits: .* --signal=TERM@120$", told, re.M), told
-    assert re.search(r"^ok +squeue: keeps finished jobs for 3600 s$", told, re.M), told
-
-
-def test_accounts_that_cannot_be_looked_up_are_not_taken_for_none(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2)
+def test_a_busy_partition_and_accounts_that_cannot_be_looked_up_fail_nothing(project: Path, cluster: Cluster) -> None:
+    adapt_profile(project, cpus_per_gpu=2, mem_mb=4000)
     conf, command = cluster.folder / "away.conf", cluster.folder / "bin/sacctmgr"
     away = "accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\nAccountingStoragePort=9"
     conf.write_text((cluster.folder / "slurm.conf").read_text().replace("accounting_storage/none", away))
     before = command.read_text()
     command.write_text(before.replace("slurm.conf", "away.conf"))
-    code, told = _check(project, cluster, "--wait", "0")
+    busy = cluster.ask("sbatch", "--parsable", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
+    cluster.wait(lambda: busy in cluster.jobs("RUNNING"), "a busy cluster")
+    code, told = _check(project, cluster, "--wait", "3")
+    cluster.ask("scancel", busy)
     command.write_text(before)
     assert code == 0, told
+    assert re.search(r"^note +a job on cpu: was PENDING after 3 s: not checked$", told, re.M), told
     assert re.search(r"^note +account: sacctmgr does not say which are yours: ", told, re.M), told
+    cluster.wait(lambda: not cluster.jobs("RUNNING", "PENDING", "COMPLETING"), "an empty queue")
+
+
+def test_memory_the_sum_of_a_group_and_further_options_of_the_profile_have_to_fit(
+    project: Path, cluster: Cluster
+) -> None:
+    adapt_profile(project, cpus_per_gpu=2, evaluation=20, mem_mb=4000)
+    profile = project / "slurm/config.yaml"
+    text = profile.read_text().replace("mem_mb: 8000 * attempt", "mem_mb: 80000 * attempt")
+    profile.write_text(re.sub(r"(extract_features_job:\n.*)", r"\1\n    slurm_extra: \"'--constraint=a100'\"", text))
+    code, told = _check(project, cluster, "--wait", "0")
+    assert code == 1
+    assert re.search(r"FAILED eval_zeroshot fits: no: .*--cpus-per-task=20 --mem=80000", told), told
+    assert re.search(r"FAILED build_manifest fits: no: .*not available.*--mem=80000", told), told
+    assert re.search(r"FAILED extract_features fits: no: .*--constraint=a100", told), told
+    assert re.search(r"^ok +train_reference fits: .* --signal=TERM@120$", told, re.M), told
+    assert re.search(r"^ok +squeue: keeps finished jobs for 3600 s$", told, re.M), told
 
 
 def test_every_failure_is_told_at_once_with_its_remedy(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpu_partition="nope", gpus=3, training_hours=100, account="mine", cpus_per_gpu=2)
+    adapt_profile(
+        project, cpu_partition="nope", gpus=3, training_hours=100, account="mine", cpus_per_gpu=2, mem_mb=4000
+    )
     code, told = _check(project, cluster)
     assert code == 1
     assert "FAILED partition nope: does not exist" in told
@@ -110,20 +108,12 @@ def test_every_failure_is_told_at_once_with_its_remedy(project: Path, cluster: C
     assert cluster.jobs("RUNNING", "PENDING") == {}
 
 
-def test_too_much_memory_does_not_fit(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2)
-    profile = project / "slurm/config.yaml"
-    profile.write_text(profile.read_text().replace("mem_mb: 8000 * attempt", "mem_mb: 80000 * attempt"))
-    code, told = _check(project, cluster, "--wait", "0")
-    assert code == 1
-    assert re.search(r"FAILED build_manifest fits: no: .*not available.*--mem=80000", told), told
-    assert re.search(r"^ok +train_reference fits", told, re.M), told
-
-
-def test_a_controller_that_does_not_answer_is_the_only_thing_told_of_slurm(project: Path, cluster: Cluster) -> None:
-    adapt_profile(project, cpus_per_gpu=2)
-    cluster.daemons["slurmctld"].kill()
-    code, told = _check(project, cluster)
+def test_a_controller_that_does_not_answer_is_the_only_thing_told_of_slurm(project: Path, tmp_path: Path) -> None:
+    adapt_profile(project, cpus_per_gpu=2, mem_mb=4000)
+    require_slurm()
+    with slurm_cluster(tmp_path / "cluster") as cluster:  # one that no other test needs any more
+        cluster.daemons["slurmctld"].kill()
+        code, told = _check(project, cluster)
     assert code == 1
     assert "FAILED Slurm: " in told
     assert "the controller does not answer" in told

@@ -15,6 +15,7 @@ PICTURES = 400
 SMALL = """
 experiment: labels
 methods: []
+train_reference: {{training: {{epochs: 1, pairs: 640}}}}
 classifiers: [clipcleaner, all_labels, confidence_labels]
 prepare_dataset: {{datasets: [{dataset}]}}
 inject_label_noise: {{dataset: {dataset}, pictures: {pictures}, fraction: 0.4}}

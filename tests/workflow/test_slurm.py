@@ -1,38 +1,91 @@
-"""`snakemake --profile slurm` on a real Slurm: the whole DAG, its trainings on two machines."""
+"""`snakemake --profile slurm` on a real Slurm: all that follows the pairs, its trainings on two machines.
+
+The first training is preempted on the way. How the pairs are made on a cluster is in test_slurm_downloads.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from safetensors.numpy import load_file
 
-from tests.workflow.cluster_project import Driver, adapt_profile, cluster_project
+from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, copied, hold
+from tests.workflow.open_runs import statuses
 from tests.workflow.slurm_cluster import Cluster
 
 TRAININGS = ("train_reference", "learn_prompt", "unlearn", "train_baseline")
+SHORT = "train_reference: {training: {epochs: 6, pairs: 64, batch_size: 16, save_minutes: 1000}}"
+REFERENCE = Path("results/cluster/train_reference/reference/seed0")
+WEIGHTS = "checkpoint/open_clip_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cluster_project(tmp_path_factory.mktemp("cluster") / "project")
+def project(tmp_path_factory: pytest.TempPathFactory, pairs_made: Path) -> Path:
+    folder = copied(pairs_made, tmp_path_factory.mktemp("cluster") / "project")
+    (folder / "short.yaml").write_text(SHORT)
+    adapt_profile(folder, nodes=2, cpus_per_gpu=1, evaluation=4)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def whole(project: Path, cluster: Cluster) -> str:
-    """The output of the driver of a whole DAG, its trainings on two machines."""
-    adapt_profile(project, nodes=2, cpus_per_gpu=1)
-    return Driver(project, cluster, "--verbose").ended(seconds=900)
+def driver(project: Path, cluster: Cluster) -> Iterator[Driver]:
+    """The driver of the whole DAG."""
+    driver = Driver(project, cluster, "--verbose", configfiles=(*CONFIGFILES, "short.yaml"))
+    yield driver
+    driver.stop()
+
+
+@pytest.fixture(scope="module")
+def preempted(project: Path, cluster: Cluster, driver: Driver) -> tuple[str, str]:
+    """The job of a training on two machines that gave way to another one, and what it told of that."""
+    held = hold(project, cluster, driver, project / REFERENCE / "checkpoint.resume.train_reference.pt")
+    assert cluster.jobs()[held.job]["nodes"] == "n[1-2]"
+    cluster.ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
+    cluster.wait(held.told_to_end, "told to end", every=0.02)
+    held.process.resume()
+    cluster.wait(lambda: cluster.show(held.job)["Restarts"] == "1", "requeued")
+    return held.job, _told(project)
+
+
+@pytest.fixture(scope="module")
+def whole(driver: Driver, preempted: tuple[str, str]) -> str:
+    """The output of the driver of the whole DAG."""
+    return driver.ended(seconds=900)
+
+
+def _told(project: Path) -> str:
+    return (project / "results/cluster/logs/train_reference/reference/seed0.log").read_text()
+
+
+def _jobs(project: Path, cluster: Cluster) -> list[dict[str, str]]:
+    """The jobs of this project."""
+    return [job for job in cluster.jobs().values() if job["folder"] == str(project)]
+
+
+def test_a_preempted_training_on_two_machines_keeps_its_state_and_goes_on(
+    project: Path, cluster: Cluster, preempted: tuple[str, str], whole: str
+) -> None:
+    job, told = preempted
+    kept = re.search(r"is kept after step (\d+)", told)
+    assert kept
+    assert cluster.show(job)["JobState"] == "COMPLETED"
+    assert f"goes on after step {kept[1]}" in _told(project)
+    undisturbed = load_file(project / "results/cluster/train_baseline/continued/seed0" / WEIGHTS)
+    assert load_file(project / REFERENCE / WEIGHTS).keys() == undisturbed.keys()
+    assert statuses(project, "cluster", "train_reference")[:2] == ["FINISHED", "KILLED"]
 
 
 def test_the_dag_ends_in_tables(project: Path, cluster: Cluster, whole: str) -> None:
     tables = project / "results/cluster/tables"
     assert {"zero_shot.csv", "linear_probe.csv", "retrieval.csv"} <= {path.name for path in tables.iterdir()}
-    jobs = cluster.jobs()
-    assert {job["state"] for job in jobs.values()} == {"COMPLETED"}
-    for job in jobs.values():
+    jobs = _jobs(project, cluster)
+    assert {job["state"] for job in jobs} == {"COMPLETED"}
+    for job in jobs:
         trains = re.match("rule_(train|learn|unlearn)", job["comment"])
         assert job["nodes"] == ("n[1-2]" if trains else job["nodes"])
         assert job["partition"] == ("gpu" if trains or "extract_features" in job["comment"] else "cpu")
@@ -70,8 +123,8 @@ def test_trainings_ran_in_two_processes_and_evaluations_shared_jobs(
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "attributes.status = 'FINISHED'")
     by_stage = Counter(run.data.tags["stage"] for run in runs if "stage" in run.data.tags)
-    assert by_stage["eval_zeroshot"] == by_stage["eval_probe"] == by_stage["eval_retrieval"] == 4
+    assert by_stage["eval_zeroshot"] == by_stage["eval_probe"] == by_stage["eval_retrieval"] == 3
     processes = {run.data.tags["processes"] for run in runs if run.data.tags.get("stage") in TRAININGS}
     assert processes == {"2"}
-    groups = [job for job in cluster.jobs().values() if job["comment"].startswith("rule_evaluation")]
-    assert len(groups) == 2  # eight zero-shot and retrieval evaluations, at most six in one
+    groups = [job for job in _jobs(project, cluster) if job["comment"].startswith("rule_evaluation")]
+    assert len(groups) == 2  # six zero-shot and retrieval evaluations, at most four in one

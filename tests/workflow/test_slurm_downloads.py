@@ -12,9 +12,8 @@ import pytest
 
 from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, cluster_project
 from tests.workflow.slurm_cluster import Cluster
-from tests.workflow.snakemake_runs import snakemake
 
-SCATTERED = "download_images: {jobs: 3, retry_passes: 1, samples_per_shard: 100, timeout_seconds: 1}"
+SCATTERED = "download_images: {jobs: 3}"
 IMAGES = Path("results/cluster/download_images")
 MANIFEST = Path("results/cluster/build_manifest/pairs.parquet")
 
@@ -23,12 +22,13 @@ MANIFEST = Path("results/cluster/build_manifest/pairs.parquet")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = cluster_project(tmp_path_factory.mktemp("downloads") / "project")
     (folder / "scattered.yaml").write_text(SCATTERED)
-    (folder / "alone.yaml").write_text(SCATTERED.replace("jobs: 3", "jobs: 1") + "\nexperiment: alone\n")
     adapt_profile(folder)
     return folder
 
 
-def test_parts_that_end_before_their_time_go_on_and_come_together(project: Path, cluster: Cluster) -> None:
+def test_parts_that_end_before_their_time_go_on_and_come_together(
+    project: Path, cluster: Cluster, pairs_made: Path
+) -> None:
     driver = Driver(project, cluster, "build_manifest", configfiles=(*CONFIGFILES, "scattered.yaml"))
     cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
     warned, killed = _job(cluster, 1), _job(cluster, 2)
@@ -51,13 +51,16 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(project: Path,
         assert report[count] == sum(part[count] for part in parts)
     assert report["lost"] == 0
     assert not list((project / IMAGES).rglob(".images.download"))
-    ran = snakemake(project, "build_manifest", configfiles=(*CONFIGFILES, "alone.yaml"))
-    assert ran.returncode == 0, ran.stdout[-3000:]
-    alone = json.loads((project / "results/alone/download_images/report.json").read_text())
+    alone = json.loads((pairs_made / IMAGES / "report.json").read_text())
     assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
-    assert pq.read_table(project / MANIFEST).equals(
-        pq.read_table(project / "results/alone/build_manifest/pairs.parquet")
-    )
+    assert pq.read_table(project / MANIFEST).equals(pq.read_table(pairs_made / MANIFEST))
+    jobs = [job for job in cluster.jobs().values() if job["folder"] == str(project)]
+    assert {job["partition"] for job in jobs} == {"cpu"}
+    assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
+        "rule_download_images_job",
+        "rule_download_images",
+        "rule_build_manifest",
+    }
 
 
 def _finished(project: Path, part: int) -> int:

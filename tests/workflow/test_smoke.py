@@ -17,6 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from tests.support.startup import starts, startup_environment
 from tests.workflow.open_runs import unlearn_runs, wait_for_open_run
 from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, workspace
 
@@ -36,9 +37,41 @@ EVALUATIONS = {"eval_zeroshot", "eval_probe", "eval_retrieval"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = workspace(tmp_path_factory.mktemp("smoke") / "project")
-    ran = snakemake(folder)
+    ran = snakemake(folder, environment=startup_environment(folder / "starts", user_environment()))
     assert ran.returncode == 0, ran.stdout[-5000:]
     return folder
+
+
+HEAVY = {
+    "torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "scipy", "mlflow", "pandas", "matplotlib",
+    "duckdb", "faiss", "img2dataset", "clip_benchmark", "pydantic",
+}  # fmt: skip
+TRAINS = {"torch", "torchvision", "open_clip"}
+MAY_LOAD = {
+    "download_images": set(),
+    "build_manifest": {"duckdb"},
+    "prepare_dataset": {"pandas"},  # which duckdb and pyarrow load for what they return
+    "check_overlap": {"duckdb"},
+    "train_reference": TRAINS,
+    "train_baseline": TRAINS,
+    "learn_prompt": TRAINS,
+    "unlearn": TRAINS,
+    "extract_features": TRAINS,
+    "eval_zeroshot": {"pandas"},
+    "eval_retrieval": {"pandas"},
+    "eval_probe": {"pandas", "torch", "sklearn", "scipy"},
+    "make_tables": {"pandas", "matplotlib", "scipy"},
+    "send_runs": {"mlflow", "pandas", "pydantic"},
+}
+
+
+def test_a_step_loads_what_its_path_needs(folder: Path) -> None:
+    """In its real run, to the end; a library that comes back on a path is named here."""
+    loaded: dict[str, set[str]] = {}
+    for start in starts(folder / "starts"):
+        loaded.setdefault(start.step, set()).update(start.packages & HEAVY)
+    assert loaded.keys() == MAY_LOAD.keys()
+    assert {step: found - MAY_LOAD[step] for step, found in loaded.items() if found - MAY_LOAD[step]} == {}
 
 
 def _edited(folder: Path, text: str) -> tuple[str, str]:
