@@ -1,5 +1,7 @@
 # make demo | make test are the two commands; the rest is for going further.
-PYTHON ?= python3.11
+FITS := 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,\
+	$(shell $(name) -c $(FITS) 2>/dev/null && echo $(name))))
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
@@ -10,20 +12,24 @@ STORE ?= sqlite:///results/mlflow.db
 ARTIFACTS ?= results/mlartifacts
 CODE := pipeline_steps resources tests
 
-.PHONY: demo test check bench mlflow dag lock setup clean
+.PHONY: demo test quick check bench mlflow dag lock setup clean
 
 demo: setup                ## the whole pipeline on the bundled pictures, then its summary
 	snakemake --configfile $(CONFIG)
 	@python -m pipeline_steps.show_summary --config $(CONFIG)
 
+# One worker more than there are cores: some tests wait, for Slurm or for a server, while others compute.
 test: check                ## lint, types, and every test
-	CI=$(CI) python -m pytest
+	snakemake --lint
+	CI=$(CI) python -m pytest --numprocesses=$$(($$(nproc) + 1))
 
-check: setup               ## lint, format, types, Snakemake's own lint
+quick: check               ## lint, types, and every test that needs no process of its own
+	python -m pytest --numprocesses=auto -m "not process"
+
+check: setup               ## lint, format, types
 	ruff check $(CODE)
 	ruff format --check $(CODE)
 	mypy
-	snakemake --lint
 
 bench: setup               ## NCU's second phase, and evaluation (CIFAR10=folder with it): docs/benchmarks/
 	python -m tests.benchmarks.objective
@@ -39,6 +45,8 @@ dag: setup                 ## the DAG as docs/dag.svg (needs Graphviz)
 setup: $(VENV)/.complete   ## the pinned environment
 
 $(VENV)/.complete: envs/requirements.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 is on the PATH. Install one, or name it:" \
+		"make $(or $(firstword $(MAKECMDGOALS)),demo) PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet "$$(grep '^uv==' envs/requirements.txt)"
 	uv pip sync --quiet --compile-bytecode envs/requirements.txt
