@@ -18,10 +18,9 @@ demo: setup                ## the whole pipeline on the bundled pictures, then i
 	snakemake --configfile $(CONFIG)
 	@python -m pipeline_steps.show_summary --config $(CONFIG)
 
-# One worker more than there are cores: some tests wait, for Slurm or for a server, while others compute.
 test: check                ## lint, types, and every test
 	snakemake --lint
-	CI=$(CI) python -m pytest --numprocesses=$$(($$(nproc) + 1))
+	CI=$(CI) python -m pytest --numprocesses=auto
 
 quick: check               ## lint, types, and every test that needs no process of its own
 	python -m pytest --numprocesses=auto -m "not process"

@@ -62,8 +62,8 @@ def cluster_project(folder: Path) -> Path:
 
 
 def copied(project: Path, folder: Path) -> Path:
-    """A project with everything that another one has made."""
-    return shutil.copytree(project, folder, symlinks=True)
+    """A project with everything that another one has made, and a store of MLflow of its own."""
+    return shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
 
 
 def adapt_profile(folder: Path, mem_mb: int | None = None, **values: object) -> None:

@@ -30,11 +30,11 @@ def pairs_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     place = tmp_path_factory.getbasetemp()
     place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
-    folder = place / "pairs"
+    folder, whole = place / "pairs", place / "pairs.whole"
     with FileLock(place / "pairs.lock"):
-        if not folder.exists():
-            made = cluster_project(place / "pairs.partial")
-            ran = snakemake(made, "build_manifest", configfiles=CONFIGFILES)
+        if not whole.exists():
+            cluster_project(folder)
+            ran = snakemake(folder, "build_manifest", configfiles=CONFIGFILES)
             assert ran.returncode == 0, ran.stdout[-3000:]
-            made.rename(folder)
+            whole.touch()
     return folder
