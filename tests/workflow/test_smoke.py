@@ -42,26 +42,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+# Not pandas: pyarrow loads it by itself.
 HEAVY = {
-    "torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "scipy", "mlflow", "pandas", "matplotlib",
-    "duckdb", "faiss", "img2dataset", "clip_benchmark", "pydantic",
+    "torch", "torchvision", "open_clip", "timm", "transformers", "sklearn", "scipy", "mlflow", "matplotlib", "duckdb",
+    "faiss", "img2dataset", "clip_benchmark", "pydantic",
 }  # fmt: skip
 TRAINS = {"torch", "torchvision", "open_clip"}
 MAY_LOAD = {
     "download_images": set(),
     "build_manifest": {"duckdb"},
-    "prepare_dataset": {"pandas"},  # which duckdb and pyarrow load for what they return
+    "prepare_dataset": set(),
     "check_overlap": {"duckdb"},
     "train_reference": TRAINS,
     "train_baseline": TRAINS,
     "learn_prompt": TRAINS,
     "unlearn": TRAINS,
     "extract_features": TRAINS,
-    "eval_zeroshot": {"pandas"},
-    "eval_retrieval": {"pandas"},
-    "eval_probe": {"pandas", "torch", "sklearn", "scipy"},
-    "make_tables": {"pandas", "matplotlib", "scipy"},
-    "send_runs": {"mlflow", "pandas", "pydantic"},
+    "eval_zeroshot": set(),
+    "eval_retrieval": set(),
+    "eval_probe": {"torch", "sklearn", "scipy"},
+    "make_tables": {"matplotlib", "scipy"},
+    "send_runs": {"mlflow", "pydantic", "scipy"},
 }
 
 

@@ -35,7 +35,7 @@ def starts(log: Path) -> list[Start]:
     found = []
     for path in sorted(log.glob("*.json")):
         told = json.loads(path.read_text(encoding="utf-8"))
-        step = re.search(r"-m pipeline_steps\.(\w+)", " ".join(told["command"]))
+        step = re.search(r"-m pipeline_steps\.(\w+)(?!\S)", " ".join(told["command"]))
         if step:
             numbers = (told["cpu_seconds"], told["import_seconds"], told["peak_mib"])
             found.append(Start(step[1], *numbers, frozenset(told["packages"])))
