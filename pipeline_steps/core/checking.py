@@ -149,7 +149,7 @@ class _Reader:
     def _container(self, value: Any, metas: list[Meta], place: str) -> None:
         for meta in metas:
             if meta.min_length and len(value) < meta.min_length:
-                self._problem(place, f" = {value!r}: allowed is at least {meta.min_length}")
+                self._problem(place, f" = {value!r}: allowed is a list of at least {meta.min_length}")
 
     def _leaf(self, value: Any, kind: Any, place: str) -> Any:
         if _unwrapped(kind)[0] is float and isinstance(value, str) and _NUMBER.fullmatch(value):
@@ -163,7 +163,7 @@ class _Reader:
         return found
 
     def _problem(self, place: str, told: str) -> None:
-        self._problems.append(f"{place or 'the whole'}{told}")
+        self._problems.append(f"{place or 'the configuration'}{told}")
 
 
 def allowed(kind: Any) -> str:

@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ class Run:
         if self.folder is None:
             return
         line = json.dumps({"event": event, "time": int(time.time() * 1000), **content}) + "\n"
+        line = "\n" + line if self._lost else line  # what did not fit may have left half a line
         with self._forgiven():
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / FILE).open("a", encoding="utf-8") as stream:
@@ -205,7 +206,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def _events(folder: Path, offset: int) -> Iterator[dict[str, Any]]:
-    """The whole lines after an offset, each with the offset where it ends."""
+    """The whole lines after an offset that are JSON, each with the offset where it ends."""
     try:
         with (folder / FILE).open("rb") as stream:
             stream.seek(offset)
@@ -213,7 +214,8 @@ def _events(folder: Path, offset: int) -> Iterator[dict[str, Any]]:
                 if not line.endswith(b"\n"):
                     return
                 offset += len(line)
-                yield json.loads(line) | {"offset": offset}
+                with suppress(ValueError):  # half a line, which a full disk left
+                    yield json.loads(line) | {"offset": offset}
     except FileNotFoundError:
         return
 

@@ -191,6 +191,23 @@ def test_a_half_written_last_line_counts_when_it_is_whole(tmp_path: Path) -> Non
     assert record.metrics["large"] == math.inf
 
 
+def test_half_a_line_that_a_full_disk_left_costs_no_other_line(tmp_path: Path) -> None:
+    run = Run(tmp_path, "f")
+    run.start(RunIdentity("e", "unlearn", "ncu", 0), {}, {})
+    with (tmp_path / "record.jsonl").open("a") as stream:
+        stream.write('{"event": "metrics", "ti')
+    (tmp_path / "record.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "record.jsonl").mkdir()  # which no line can be written to
+    run.log_metrics({"loss": 1.0})
+    (tmp_path / "record.jsonl").rmdir()
+    (tmp_path / "kept").rename(tmp_path / "record.jsonl")
+    run.log_metrics({"loss": 2.0})
+    run.end("FAILED")
+    record = read_record(tmp_path)
+    assert record is not None
+    assert (record.metrics, record.status) == ({"loss": 2.0}, "FAILED")
+
+
 def test_files_are_kept_as_they_were_and_large_ones_are_not(tmp_path: Path) -> None:
     with recorded_run(RunIdentity("e", "unlearn", "ncu", 0), {}, {}, tmp_path / "out") as run:
         (tmp_path / "small.json").write_text("first")
