@@ -16,13 +16,11 @@ os.environ["PIPELINE_RESULTS_DIR"] = tempfile.mkdtemp(prefix="results")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file's tests run in one worker, as do those of a named group; what waits for other processes is begun first.
+    """What waits for other processes is begun first.
 
     A test is marked `process` where its file starts processes: `make quick` leaves those out.
     """
     for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
         module = getattr(item, "module", None)
         if "workflow" in item.path.parts or any(hasattr(module, name) for name in ("subprocess", "multiprocessing")):
             item.add_marker("process")
