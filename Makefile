@@ -3,6 +3,8 @@ FITS := 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,\
 	$(shell $(name) -c $(FITS) 2>/dev/null && echo $(name))))
 VENV := .venv
+# Every one of the many processes would compile the project again.
+unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONPATH := $(CURDIR)
 CONFIG ?= config/config.yaml
@@ -10,6 +12,8 @@ HOST ?= 127.0.0.1
 PORT ?= 5000
 STORE ?= sqlite:///results/mlflow.db
 ARTIFACTS ?= results/mlartifacts
+# One more than there are cores, since tests on a cluster mostly wait.
+WORKERS ?= $(shell python -c "import os; print(os.cpu_count() + 1)")
 CODE := pipeline_steps resources tests
 
 .PHONY: demo test quick check bench mlflow dag lock setup clean
@@ -20,7 +24,7 @@ demo: setup                ## the whole pipeline on the bundled pictures, then i
 
 test: check                ## lint, types, and every test
 	snakemake --lint
-	CI=$(CI) python -m pytest --numprocesses=auto
+	CI=$(CI) python -m pytest --numprocesses=$(WORKERS)
 
 quick: check               ## lint, types, and every test that needs no process of its own
 	python -m pytest --numprocesses=auto -m "not process"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
@@ -68,10 +67,7 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
 
 @contextmanager
 def _followed() -> Iterator[None]:
-    """Have the records sent to MLflow while the block runs, unless whoever started this process does (Snakemake)."""
-    if os.environ.get("PIPELINE_RUNS_FOLLOWED"):
-        yield
-        return
+    """Have the records sent to MLflow while the block runs."""
     follower = Follower(results_dir())
     try:
         yield

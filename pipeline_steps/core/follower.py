@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,15 @@ LOG = logging.getLogger("pipeline_steps")
 
 
 class Follower:
-    """Sends until `finish`, or until this process is gone: it reads our end from a pipe that the system closes."""
+    """Sends until `finish`, or until this process is gone: it reads our end from a pipe that the system closes.
+
+    Nothing is sent where PIPELINE_RUNS_FOLLOWED says that somebody else does.
+    """
 
     def __init__(self, results: Path, uri: str | None = None) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.environ.get("PIPELINE_RUNS_FOLLOWED"):
+            return
         command = [sys.executable, "-m", "pipeline_steps.send_runs", "--follow", "--results-dir", str(results)]
         self._process = subprocess.Popen(
             command + (["--uri", uri] if uri else []), stdin=subprocess.PIPE, start_new_session=True
@@ -21,6 +28,8 @@ class Follower:
 
     def finish(self, seconds: float = 120) -> None:
         """Let it send what is left, and wait so long for that."""
+        if self._process is None:
+            return
         if self._process.stdin:
             self._process.stdin.close()
         try:

@@ -12,10 +12,13 @@ import os
 import signal
 import sys
 import threading
+from types import ModuleType
 
 if __name__ in ("__main__", "__mp_main__"):
-    # webdataset, which img2dataset imports, loads torch where it can and does not need it: seconds in every worker.
+    # Seconds in every worker, for nothing: webdataset, which img2dataset imports, loads torch where it can, and
+    # img2dataset's logger loads wandb, which is not asked for.
     sys.modules["torch"] = None  # type: ignore[assignment]
+    sys.modules["wandb"] = ModuleType("wandb")
 
 
 def end_with_parent() -> None:
