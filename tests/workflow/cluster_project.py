@@ -1,10 +1,8 @@
-"""A project on a cluster: its configuration, its copy of the profile, and the Snakemake process that drives it."""
+"""A project on a cluster: its copy of the profile, the Snakemake process that drives it, and a training held still."""
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,56 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import yaml
 
 from tests.workflow.slurm_cluster import Cluster
-from tests.workflow.snakemake_runs import workspace
 
-MODEL = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
-}
-CLASSES = {"fruit": ["food/fruit"], "office supply": ["office"], "arrow": ["shapes/arrows"], "tool": ["tools"]}
-CONFIGURATION = """
-experiment: cluster
-methods: [continued, ncu]
-model: {architecture: config/models/vit.json}
-download_images:
-  embedded_parquet: pictures.parquet
-  fault_fraction: 0.025
-  samples_per_shard: 25
-  timeout_seconds: 1
-  retry_passes: 1
-train_reference: {training: {batch_size: 64}}
-learn_prompt: {training: {batch_size: 64}}
-unlearn: {training: {batch_size: 64}}
-"""
-CONFIGFILES = ("config/smoke.yaml", "cluster.yaml")
+CONFIGFILE = "config/smoke.yaml"
 IMPATIENT = Path(__file__).with_name("impatient_snakemake.py")
-
-
-def cluster_project(folder: Path) -> Path:
-    """A workspace with a small vision transformer, whose training any number of processes may share, and 4 classes."""
-    workspace(folder)
-    (folder / "config/models/vit.json").write_text(json.dumps(MODEL))
-    (folder / "cluster.yaml").write_text(CONFIGURATION)
-    pictures = pq.read_table(folder / "resources/openclipart/openclipart.parquet")
-    chosen = pa.array([category for categories in CLASSES.values() for category in categories])
-    pq.write_table(pictures.filter(pc.is_in(pictures["category"], chosen)), folder / "pictures.parquet")
-    row = yaml.safe_load((folder / "config/datasets.yaml").read_text())["openclipart"]
-    row |= {"n": {"test": 125, "train": None}, "classes": len(CLASSES), "templates": row["templates"][:2]}
-    row["sources"] = [row["sources"][0] | {"path": "pictures.parquet", "categories": CLASSES}]
-    (folder / "config/datasets.yaml").write_text(yaml.safe_dump({"openclipart": row}, sort_keys=False))
-    return folder
-
-
-def copied(project: Path, folder: Path) -> Path:
-    """A project with everything that another one has made, and a store of MLflow of its own."""
-    return shutil.copytree(project, folder, symlinks=True, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
 
 
 def adapt_profile(folder: Path, mem_mb: int | None = None, **values: object) -> None:
@@ -89,7 +42,7 @@ class Driver:
     """A running `snakemake --profile slurm`, which looks at the queue every second."""
 
     def __init__(
-        self, folder: Path, cluster: Cluster, *arguments: str, configfiles: tuple[str, ...] = CONFIGFILES,
+        self, folder: Path, cluster: Cluster, *arguments: str, configfiles: tuple[str, ...] = (CONFIGFILE,),
         before: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
         command = [sys.executable, str(IMPATIENT), *arguments, "--profile", "slurm", "--configfile", *configfiles]
@@ -137,13 +90,13 @@ class Held:
         return any(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks)
 
 
-def hold(project: Path, cluster: Cluster, driver: Driver, state: Path) -> Held:
-    """Stop the training of the reference, once its present attempt has kept a state."""
+def hold(project: Path, cluster: Cluster, driver: Driver, stage: str, state: Path) -> Held:
+    """Stop the training of a stage, once its present attempt has kept a state."""
     found: list[psutil.Process] = []
 
     def kept_its_own() -> bool:
         if not (found and found[0].is_running()):
-            found[:] = _trainings(project)[-1:]
+            found[:] = _trainings(project, stage)[-1:]
         return bool(found) and state.is_file() and state.stat().st_mtime > found[0].create_time()
 
     cluster.wait(lambda: kept_its_own() or driver.process.poll() is not None, "a state kept", every=0.05)
@@ -151,16 +104,16 @@ def hold(project: Path, cluster: Cluster, driver: Driver, state: Path) -> Held:
     found[0].suspend()
     cluster.wait(lambda: found[0].status() == psutil.STATUS_STOPPED, "stopped: the state is on the disk")
     running = cluster.jobs("RUNNING").items()
-    (job,) = [job for job, row in running if row["folder"] == str(project) and "train_reference" in row["comment"]]
+    (job,) = [job for job, row in running if row["folder"] == str(project) and f"rule_{stage}_job" in row["comment"]]
     return Held(job, found[0])
 
 
-def _trainings(project: Path) -> list[psutil.Process]:
-    """The processes that train the reference of a project, oldest first."""
+def _trainings(project: Path, stage: str) -> list[psutil.Process]:
+    """The processes of a project's stage, oldest first."""
     found = []
     for process in psutil.process_iter(["cmdline", "cwd", "create_time"]):
         words = process.info["cmdline"] or []
-        trains = "pipeline_steps.train_reference" in words and words[0].endswith("python")
+        trains = f"pipeline_steps.{stage}" in words and words[0].endswith("python")
         trains = trains and not words[1].endswith("torchrun")
         if trains and process.info["cwd"] == str(project):
             found.append(process)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tests.workflow.cluster_project import CONFIGFILES, cluster_project
+from tests.support.startup import startup_environment
 from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
-from tests.workflow.snakemake_runs import snakemake
+from tests.workflow.snakemake_runs import small_project, snakemake, user_environment
+
+FROM_TRAINING = (
+    "runs", "train_*", "learn_prompt", "unlearn", "features", "extract_features", "eval_*", "tables", "figures",
+    "findings.md", "*.db", "mlartifacts",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -23,18 +29,32 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def pairs_made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project for a cluster whose pairs were made on this machine, by one job. It is there to be copied.
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project whose whole DAG has run, with word of every start in `starts`. It is there to be copied.
 
     Under pytest-xdist the first process that wants it makes it for all.
     """
     place = tmp_path_factory.getbasetemp()
     place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place
-    folder, whole = place / "pairs", place / "pairs.whole"
-    with FileLock(place / "pairs.lock"):
+    folder, whole = place / "finished", place / "finished.whole"
+    with FileLock(place / "finished.lock"):
         if not whole.exists():
-            cluster_project(folder)
-            ran = snakemake(folder, "build_manifest", configfiles=CONFIGFILES)
-            assert ran.returncode == 0, ran.stdout[-3000:]
+            small_project(folder)
+            ran = snakemake(folder, environment=startup_environment(folder / "starts", user_environment()))
+            assert ran.returncode == 0, ran.stdout[-5000:]
             whole.touch()
     return folder
+
+
+@pytest.fixture(scope="module")
+def copied(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A copy of the finished project: `copied(name)`; with `pairs_only` as it was before the first training."""
+
+    def copy(name: str, *, pairs_only: bool = False) -> Path:
+        ignored = shutil.ignore_patterns(*(FROM_TRAINING if pairs_only else ()))
+        return shutil.copytree(
+            finished, tmp_path_factory.mktemp(name) / "project", symlinks=True,
+            ignore=lambda folder, names: ignored(folder, names) if folder.startswith(f"{finished}/results") else set(),
+        )  # fmt: skip
+
+    return copy

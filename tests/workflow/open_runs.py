@@ -12,11 +12,12 @@ from mlflow.entities import Run
 
 
 def unlearn_runs(folder: Path) -> list[Run]:
-    """All MLflow runs of the stage unlearn, oldest first."""
+    """The MLflow runs of unlearn in this folder, oldest first; not those of the project that it is a copy of."""
     client = MlflowClient(f"sqlite:///{folder}/results/mlflow.db")
     experiment = client.get_experiment_by_name("smoke")
     assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id], "tags.stage = 'unlearn'", order_by=["start_time ASC"]))
+    query = f"tags.stage = 'unlearn' and tags.output LIKE '{folder}/%'"
+    return list(client.search_runs([experiment.experiment_id], query, order_by=["start_time ASC"]))
 
 
 def statuses(folder: Path, experiment: str, stage: str) -> list[str]:

@@ -9,11 +9,17 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import yaml
+
+from pipeline_steps.core.config import read_yaml
+from tests.support.warm_python import WarmPython
 from tests.unit.paths import REPOSITORY
 
 PRIVATE = ("MLFLOW_", "PIPELINE_")  # what tests set for themselves
@@ -29,40 +35,77 @@ def workspace(folder: Path) -> Path:
     return folder
 
 
+CLASSES = {"fruit": ["food/fruit"], "office supply": ["office"], "arrow": ["shapes/arrows"], "tool": ["tools"]}
+MODEL = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+SMALL = """
+model: {architecture: config/models/vit.json}
+download_images:
+  embedded_parquet: pictures.parquet
+  samples_per_shard: 25
+  timeout_seconds: 1
+  retry_passes: 1
+train_reference: {training: {batch_size: 16}}
+learn_prompt: {training: {batch_size: 16}}
+unlearn: {training: {batch_size: 16}}
+"""
+
+
+def small_project(folder: Path) -> Path:
+    """A workspace whose smoke configuration knows 434 of the bundled pictures, of 4 classes.
+
+    Its model is a small vision transformer, whose training any number of processes may share.
+    """
+    workspace(folder)
+    (folder / "config/models/vit.json").write_text(json.dumps(MODEL))
+    pictures = pq.read_table(folder / "resources/openclipart/openclipart.parquet")
+    chosen = pa.array([category for categories in CLASSES.values() for category in categories])
+    pq.write_table(pictures.filter(pc.is_in(pictures["category"], chosen)), folder / "pictures.parquet")
+    smoke = folder / "config/smoke.yaml"
+    (folder / "small.yaml").write_text(SMALL)
+    smoke.write_text(yaml.safe_dump(read_yaml([smoke, folder / "small.yaml"])))
+    row = yaml.safe_load((folder / "config/datasets.yaml").read_text())["openclipart"]
+    row |= {"n": {"test": 125, "train": None}, "classes": len(CLASSES), "templates": row["templates"][:2]}
+    row["sources"] = [row["sources"][0] | {"path": "pictures.parquet", "categories": CLASSES}]
+    (folder / "config/datasets.yaml").write_text(yaml.safe_dump({"openclipart": row}, sort_keys=False))
+    return folder
+
+
 def user_environment() -> dict[str, str]:
     """The environment of a user who has activated the virtual environment and set nothing else."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith(PRIVATE)}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
+def hurried() -> dict[str, str]:
+    """The same, for a workflow of which only the outcome counts: its steps start at once, and MLflow is not told."""
+    return warm_steps().environment(user_environment()) | {"PIPELINE_RUNS_FOLLOWED": "1"}
+
+
 @functools.cache
-def _server() -> subprocess.Popen[str]:
-    """A process that plans; it ends with this one, whose end of its standard input the system closes."""
-    command = [sys.executable, "-m", "tests.support.snakemake_server"]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def _warm_snakemake() -> WarmPython:
+    return WarmPython("snakemake.cli", "snakemake.dag", "snakemake.workflow")
 
 
-def _planned(folder: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    server = _server()
-    assert server.stdin
-    assert server.stdout
-    with tempfile.NamedTemporaryFile() as output:
-        told = {"arguments": arguments, "folder": str(folder), "output": output.name, "environment": user_environment()}
-        print(json.dumps(told), file=server.stdin, flush=True)
-        code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(["snakemake", *arguments], code, Path(output.name).read_text())
+@functools.cache
+def warm_steps() -> WarmPython:
+    """A Python for steps of which only the outcome counts."""
+    return WarmPython("pipeline_steps.models.clip", "sklearn.linear_model", "torch._dynamo", "torch.optim")
 
 
 def snakemake(
     folder: Path, *arguments: str, configfiles: Sequence[str] = ("config/smoke.yaml",), timeout: float = 500,
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
-    """Run snakemake as a user would; stdout and stderr come back together. What starts no job is run by `_server`."""
+    """Run snakemake as a user would; stdout and stderr come back together. What starts no job starts at once."""
+    environment, command = environment or user_environment(), ["snakemake"]
     if {"-n", "--dry-run", "--lint"} & set(arguments):
-        return _planned(folder, [*arguments, "--configfile", *configfiles])
-    command = ["snakemake", *arguments, "--configfile", *configfiles]
+        environment, command = _warm_snakemake().environment(dict(environment)), ["python", "-m", "snakemake"]
     return subprocess.run(
-        command, cwd=folder, env=environment or user_environment(), timeout=timeout, text=True,
+        [*command, *arguments, "--configfile", *configfiles], cwd=folder, env=environment, timeout=timeout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.cluster_project import CONFIGFILES, adapt_profile, cluster_project
+from tests.workflow.cluster_project import CONFIGFILE, adapt_profile
 from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
+from tests.workflow.snakemake_runs import small_project
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cluster_project(tmp_path_factory.mktemp("check") / "project")
+    return small_project(tmp_path_factory.mktemp("check") / "project")
 
 
 def _check(project: Path, cluster: Cluster, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pipeline_steps.check_cluster", "--configfile", *CONFIGFILES, *arguments]
+    command = [sys.executable, "-m", "pipeline_steps.check_cluster", "--configfile", CONFIGFILE, *arguments]
     ran = subprocess.run(
         command, cwd=project, env=cluster.environment, text=True, timeout=300, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -10,26 +10,27 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflow.cluster_project import CONFIGFILES, Driver, adapt_profile, cluster_project
+from tests.workflow.cluster_project import CONFIGFILE, Driver, adapt_profile
 from tests.workflow.slurm_cluster import Cluster
+from tests.workflow.snakemake_runs import small_project
 
 SCATTERED = "download_images: {jobs: 3}"
-IMAGES = Path("results/cluster/download_images")
-MANIFEST = Path("results/cluster/build_manifest/pairs.parquet")
+IMAGES = Path("results/smoke/download_images")
+MANIFEST = Path("results/smoke/build_manifest/pairs.parquet")
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = cluster_project(tmp_path_factory.mktemp("downloads") / "project")
+    folder = small_project(tmp_path_factory.mktemp("downloads") / "project")
     (folder / "scattered.yaml").write_text(SCATTERED)
     adapt_profile(folder)
     return folder
 
 
 def test_parts_that_end_before_their_time_go_on_and_come_together(
-    project: Path, cluster: Cluster, pairs_made: Path
+    project: Path, cluster: Cluster, finished: Path
 ) -> None:
-    driver = Driver(project, cluster, "build_manifest", configfiles=(*CONFIGFILES, "scattered.yaml"))
+    driver = Driver(project, cluster, "build_manifest", configfiles=(CONFIGFILE, "scattered.yaml"))
     cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
     warned, killed = _job(cluster, 1), _job(cluster, 2)
     before = {part: _finished(project, part) for part in (1, 2)}
@@ -41,7 +42,7 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
     assert cluster.show(warned)["JobState"] == "COMPLETED"
     assert cluster.show(killed)["JobState"] == "FAILED"
     for part in (1, 2):
-        told = (project / f"results/cluster/logs/download_images/parts/{part}-of-3.log").read_text()
+        told = (project / f"results/smoke/logs/download_images/parts/{part}-of-3.log").read_text()
         kept = re.search(r"; (\d+) shards are there", told)
         assert kept
         assert int(kept[1]) >= before[part]
@@ -51,9 +52,9 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
         assert report[count] == sum(part[count] for part in parts)
     assert report["lost"] == 0
     assert not list((project / IMAGES).rglob(".images.download"))
-    alone = json.loads((pairs_made / IMAGES / "report.json").read_text())
+    alone = json.loads((finished / IMAGES / "report.json").read_text())
     assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
-    assert pq.read_table(project / MANIFEST).equals(pq.read_table(pairs_made / MANIFEST))
+    assert pq.read_table(project / MANIFEST).equals(pq.read_table(finished / MANIFEST))
     jobs = [job for job in cluster.jobs().values() if job["folder"] == str(project)]
     assert {job["partition"] for job in jobs} == {"cpu"}
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {

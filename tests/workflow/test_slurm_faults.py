@@ -8,7 +8,7 @@ tests stand in that order; each but the last one also runs by itself.
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,22 @@ import pytest
 from safetensors.numpy import load_file
 
 from pipeline_steps import send_runs
-from tests.workflow.cluster_project import CONFIGFILES, Driver, Held, adapt_profile, copied, hold
+from tests.workflow.cluster_project import CONFIGFILE, Driver, Held, adapt_profile, hold
 from tests.workflow.open_runs import statuses
 from tests.workflow.slurm_cluster import Cluster
 from tests.workflow.snakemake_runs import snakemake
 
 LONG = "train_reference: {training: {epochs: 16, pairs: 32, batch_size: 8, save_minutes: 1000}}"
-FILES = (*CONFIGFILES, "long.yaml")
-REFERENCE = Path("results/cluster/train_reference/reference/seed0")
+FILES = (CONFIGFILE, "long.yaml")
+REFERENCE = Path("results/smoke/train_reference/reference/seed0")
 WEIGHTS = REFERENCE / "checkpoint/open_clip_model.safetensors"
 STATE = REFERENCE / "checkpoint.resume.train_reference.pt"
-LOG = Path("results/cluster/logs/train_reference/reference/seed0.log")
+LOG = Path("results/smoke/logs/train_reference/reference/seed0.log")
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, pairs_made: Path) -> Path:
-    folder = copied(pairs_made, tmp_path_factory.mktemp("faults") / "project")
+def project(copied: Callable[..., Path]) -> Path:
+    folder = copied("faults", pairs_only=True)
     (folder / "long.yaml").write_text(LONG)
     adapt_profile(folder, cpus_per_gpu=1, mem_mb=4000)
     return folder
@@ -57,7 +57,7 @@ def driver(project: Path, cluster: Cluster, expected: dict[str, np.ndarray]) -> 
 @pytest.fixture
 def held(project: Path, cluster: Cluster, driver: Driver) -> Held:
     """The training, stopped after an epoch of its present attempt."""
-    return hold(project, cluster, driver, project / STATE)
+    return hold(project, cluster, driver, "train_reference", project / STATE)
 
 
 def _train(project: Path, cluster: Cluster, *arguments: str) -> Driver:
@@ -72,7 +72,7 @@ def _told(project: Path) -> str:
 def _goes_on(project: Path, cluster: Cluster, driver: Driver, ended: Held) -> Held:
     """The next attempt, once it has gone on from the state of the one that has ended, and kept one of its own."""
     cluster.wait(lambda: not ended.process.is_running(), "ended")
-    found = hold(project, cluster, driver, project / STATE)
+    found = hold(project, cluster, driver, "train_reference", project / STATE)
     assert "goes on after step" in _told(project)
     return found
 
@@ -162,7 +162,7 @@ def test_a_preempted_training_is_requeued_and_goes_on(
     assert "is kept after step" in _told(project)
     assert _goes_on(project, cluster, driver, held).job == held.job
     assert cluster.show(urgent)["JobState"] == "COMPLETED"
-    cluster.wait(lambda: statuses(project, "cluster", "train_reference")[:2] == ["RUNNING", "KILLED"], "told to MLflow")
+    cluster.wait(lambda: statuses(project, "smoke", "train_reference")[:2] == ["RUNNING", "KILLED"], "told to MLflow")
 
 
 def test_a_driver_that_dies_and_is_started_again_waits_for_its_jobs(
@@ -190,4 +190,4 @@ def test_the_training_that_was_disturbed_so_often_has_the_weights_of_an_undistur
     assert not (project / STATE).exists()
     assert not list((project / "results").rglob("*.partial"))
     assert send_runs.main(["--results-dir", str(project / "results")]) == 0  # in place of the driver that died
-    assert statuses(project, "cluster", "train_reference")[:2] == ["FINISHED", "KILLED"]
+    assert statuses(project, "smoke", "train_reference")[:2] == ["FINISHED", "KILLED"]

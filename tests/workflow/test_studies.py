@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from msgspec.structs import asdict
 
 from pipeline_steps.core.config import load_config, read_yaml
 from tests.unit.paths import REPOSITORY
-from tests.workflow.snakemake_runs import planned_jobs, snakemake, workspace
+from tests.workflow.snakemake_runs import hurried, planned_jobs, snakemake, workspace
 
 AS_CODED = REPOSITORY / "config" / "studies" / "npc_as_coded.yaml"  # goes over another
 STUDIES = sorted({*(REPOSITORY / "config" / "studies").glob("*.yaml")} - {AS_CODED})
@@ -26,6 +27,13 @@ compare_experiments:
   over:
     noise00: {build_manifest: {noise: {fraction: 0.0}}}
     noise40: {build_manifest: {noise: {fraction: 0.4}}}
+"""
+SMALL = """
+experiment: smoke
+methods: [npc]
+train_reference: {training: {epochs: 1, pairs: 256}}
+build_memory_bank: {clean_threshold: 0.5, batch_size: 32, pairs: 256}
+train_npc: {training: {epochs: 1, batch_size: 32, pairs: 256}}
 """
 
 
@@ -105,21 +113,22 @@ def test_errors_name_the_experiment(folder: Path) -> None:
     assert "compare_experiments.over.b: unlearn is the same in all of a study" in ran.stdout
 
 
-@pytest.mark.timeout(1500)
-def test_a_study_of_two_experiments_runs_to_its_tables(folder: Path) -> None:
-    ran = snakemake(folder, "--cores", "2", configfiles=("config/smoke.yaml", "study.yaml"))
+def test_a_study_of_two_experiments_runs_to_its_tables(copied: Callable[..., Path]) -> None:
+    folder = copied("study")
+    (folder / "study.yaml").write_text(OVER)
+    (folder / "small.yaml").write_text(SMALL)
+    files = ("config/smoke.yaml", "study.yaml", "small.yaml")
+    ran = snakemake(folder, configfiles=files, environment=hurried())
     assert ran.returncode == 0, ran.stdout[-4000:]
-    scores = pd.read_csv(folder / "results" / "two" / "tables" / "scores.csv")
+    scores = pd.read_csv(folder / "results" / "smoke" / "tables" / "scores.csv")
     assert set(scores["place"]) == {0.0, 0.4}
-    assert set(scores["method"]) == {"reference", "continued", "npc"}
-    own = pd.read_csv(folder / "results" / "two_noise40" / "tables" / "retrieval.csv")
+    assert set(scores["method"]) == {"reference", "npc"}
+    own = pd.read_csv(folder / "results" / "smoke_noise40" / "tables" / "retrieval.csv")
     picked = scores[scores["entry"].eq("noise40") & scores["stage"].eq("eval_retrieval")]
     assert picked["mean"].tolist() == own["mean"].tolist()
-    assert (folder / "results" / "two" / "figures" / "scores_over_axis.png").stat().st_size > 10_000
-    bank = pd.read_parquet(folder / "results/two_noise40/build_memory_bank/npc/seed0/bank.parquet")
-    history = pd.read_parquet(folder / "results/two_noise40/train_npc/npc/seed0/history.parquet")
-    assert len(bank) == 512
-    assert history["name"].eq("npc/weight").sum() == len(bank) // 128
-    assert (
-        "Nothing to be done" in snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", "study.yaml")).stdout
-    )
+    assert (folder / "results" / "smoke" / "figures" / "scores_over_axis.png").stat().st_size > 10_000
+    bank = pd.read_parquet(folder / "results/smoke_noise40/build_memory_bank/npc/seed0/bank.parquet")
+    history = pd.read_parquet(folder / "results/smoke_noise40/train_npc/npc/seed0/history.parquet")
+    assert len(bank) == 256
+    assert history["name"].eq("npc/weight").sum() == len(bank) // 32
+    assert "Nothing to be done" in snakemake(folder, "--dry-run", configfiles=files).stdout

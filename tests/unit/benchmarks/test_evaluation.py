@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from pipeline_steps.core.schema import StrengthsConfig
 from tests.benchmarks import evaluation
 from tests.benchmarks.probe import OURS, THEIRS, Examples, compare, costs, made_features, unit_rows
 from tests.oracles import probe as oracle
-from tests.real_features import BUNDLED, bundled_pictures
+from tests.real_features import bundled_pictures
 
 FEW = StrengthsConfig(lowest=0.01, highest=100.0, per_decade=1, start=3)
 
@@ -54,34 +52,6 @@ def test_without_cifar10_the_report_says_what_was_left_out(tmp_path: Path, capsy
     assert "made-up features (300 x 12)" in text
     assert text.count(" (final)") == 2
     assert (tmp_path / "evaluation_cost.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_with_pictures_whole_evaluations_are_compared(tmp_path: Path) -> None:
-    data = tmp_path / "cifar10"
-    data.mkdir()
-    table = pq.read_table(BUNDLED, columns=["image", "category"]).to_pandas()
-    table = table[table["category"].isin(["animals/birds", "food/fruit"])].sample(110, random_state=0)
-    table = table.assign(label=(table["category"] == "food/fruit").astype("int16"))
-    for split, rows in (("train", table.iloc[:80]), ("test", table.iloc[80:])):
-        names = rows["category"].str.split("/").str[1]
-        columns = {"image": pa.array(rows["image"]), "label": pa.array(rows["label"]), "class_name": pa.array(names)}
-        pq.write_table(pa.table(columns), data / f"{split}.parquet")
-    evaluation.main([*_small(), "--cifar10", str(data), "--out", str(tmp_path)])
-    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
-    for line in (
-        "prepare_dataset",
-        "extract_features",
-        "eval_zeroshot",
-        "eval_probe",
-        "clip_benchmark, zero-shot, test pictures",
-        "clip_benchmark, probe, train pictures",
-        "clip_benchmark, probe, test pictures",
-    ):
-        assert f" {line} " in text
-    assert "80 training and 30 test pictures" in text
-    assert "(80 x 128, random weights)" in text
-    here, there = text.split("Zero-shot top-1: ")[1].split(" by clip_benchmark")[0].split(" here, ")
-    assert here == there
 
 
 def _small() -> list[str]:

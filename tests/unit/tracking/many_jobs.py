@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline_steps.core.files import only_writer
 from pipeline_steps.core.record import RunIdentity, recorded_run
 
-POINTS = 300
+POINTS = 100
 
 
 def job(folder: Path, number: int, barrier: object, waits: bool) -> None:
