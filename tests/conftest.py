@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = getattr(item, "module", None)
         if "workflow" in item.path.parts or any(hasattr(module, name) for name in ("subprocess", "multiprocessing")):
             item.add_marker("process")
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("process") is None))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -143,10 +143,10 @@ def test_a_training_warned_of_its_time_limit_is_requeued_and_goes_on(
     restarts = int(cluster.show(held.job)["Restarts"])
     cluster.ask("scontrol", "update", f"JobId={held.job}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
     cluster.wait(held.told_to_end, "warned", every=0.02)
+    cluster.ask("scontrol", "update", f"JobId={held.job}", "TimeLimit=1440")  # while it runs: later Slurm warns again
     held.process.resume()
     cluster.wait(lambda: int(cluster.show(held.job)["Restarts"]) == restarts + 1, "requeued")
     assert f"asked Slurm to put job {held.job} back into the queue" in _told(project)
-    cluster.ask("scontrol", "update", f"JobId={held.job}", "TimeLimit=1440")
     assert _goes_on(project, cluster, driver, held).job == held.job
 
 

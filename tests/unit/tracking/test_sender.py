@@ -152,7 +152,10 @@ def test_jobs_at_once_lose_nothing_on_a_server_that_is_killed_and_so_is_who_send
     assert send(tmp_path, server.uri) == (0, "")
 
 
-def test_a_follower_sends_while_work_goes_on_and_the_rest_at_its_end(tmp_path: Path, sqlite: str) -> None:
+def test_a_follower_sends_while_work_goes_on_and_the_rest_at_its_end(
+    tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIPELINE_RUNS_FOLLOWED")
     process = jobs(tmp_path, "2", "wait")
     follower = Follower(tmp_path / "results", sqlite)
     wait_for(lambda: all((tmp_path / f"half{number}").exists() for number in range(2)), process)
