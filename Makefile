@@ -12,8 +12,6 @@ HOST ?= 127.0.0.1
 PORT ?= 5000
 STORE ?= sqlite:///results/mlflow.db
 ARTIFACTS ?= results/mlartifacts
-# One more than there are cores, since tests on a cluster mostly wait.
-WORKERS ?= $(shell python -c "import os; print(os.cpu_count() + 1)")
 CODE := pipeline_steps resources tests
 
 .PHONY: demo test quick check bench mlflow dag lock setup clean
@@ -22,9 +20,10 @@ demo: setup                ## the whole pipeline on the bundled pictures, then i
 	snakemake --configfile $(CONFIG)
 	@python -m pipeline_steps.show_summary --config $(CONFIG)
 
+# A worker more than cores: tests on a cluster also wait for Slurm.
 test: check                ## lint, types, and every test
 	snakemake --lint
-	CI=$(CI) python -m pytest --numprocesses=$(WORKERS)
+	CI=$(CI) python -m pytest --numprocesses=$$(python -c "import os; print(os.cpu_count() + 1)")
 
 quick: check               ## lint, types, and every test that needs no process of its own
 	python -m pytest --numprocesses=auto -m "not process"

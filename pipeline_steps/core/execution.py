@@ -6,7 +6,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
         read = {name: files[name] for name in step.inputs if name in files}
         hashes = {key: sha256_of(path, step.reads.get(name, ["**/*"])) for name, key, path in _keyed(read)}
         if rank() == 0:
-            stack.enter_context(_followed())
+            stack.callback(Follower(results_dir()).finish)
             run = stack.enter_context(recorded_run(identity, settings, hashes, outputs[0]))
         else:
             stack.enter_context(sigterm_raises())
@@ -63,16 +63,6 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
         written = {name: files[name] for name in step.outputs if name in files}
         run.set_tags({f"output.{key}": str(path) for _, key, path in _keyed(written)})
         run.set_tags({f"output.{key}.sha256": sha256_of(path) for _, key, path in _keyed(written) if _hashable(path)})
-
-
-@contextmanager
-def _followed() -> Iterator[None]:
-    """Have the records sent to MLflow while the block runs."""
-    follower = Follower(results_dir())
-    try:
-        yield
-    finally:
-        follower.finish()
 
 
 def _paths(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, tuple[Path, ...]]:

@@ -13,6 +13,7 @@ import json
 import os
 import runpy
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from pathlib import Path
 
 CLIENT = f"""#!{sys.executable} -SsE
 import json, os, socket, sys
-if sys.argv[1:2] != ["-m"] or sys.argv[2] == "torch.distributed.run":
+if sys.argv[1:2] != ["-m"]:
     os.execv({sys.executable!r}, [{sys.executable!r}, *sys.argv[1:]])
 with socket.socket(socket.AF_UNIX) as server:
     server.connect(os.environ["WARM_PYTHON"])
@@ -61,6 +62,7 @@ def _serve(path: str) -> None:
         while True:
             ready, _, _ = select.select([listener, sys.stdin], [], [])
             if sys.stdin in ready:
+                shutil.rmtree(Path(path).parent)
                 return
             caller, _ = listener.accept()
             if not os.fork():

@@ -80,7 +80,7 @@ def user_environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
-def hurried() -> dict[str, str]:
+def warm_environment() -> dict[str, str]:
     """The same, for a workflow of which only the outcome counts: its steps start at once, and MLflow is not told."""
     return warm_steps().environment(user_environment()) | {"PIPELINE_RUNS_FOLLOWED": "1"}
 

@@ -43,6 +43,9 @@ def test_a_real_job_finds_everything_but_a_gpu_which_this_cluster_only_declares(
     for stage in ("train_reference", "learn_prompt", "unlearn", "train_baseline", "extract_features", "make_tables"):
         assert re.search(rf"^ok +{stage} fits: --partition=", told, re.M), told
     assert re.search(r"^ok +train_reference fits: .*--nodes=2 --cpus-per-task=2 .*--gres=gpu:1", told, re.M), told
+    trainings = re.findall(r"^ok +(?:train_reference|learn_prompt|unlearn|train_baseline) fits: (.*)$", told, re.M)
+    assert len(trainings) == 4
+    assert len({re.sub(r"--mem=\S+", "", asked) for asked in trainings}) == 1, trainings
     cluster.wait(lambda: not cluster.jobs("RUNNING", "PENDING", "COMPLETING"), "an empty queue")
     assert not list((project / "results").glob(".check_cluster*"))
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.workflow.snakemake_runs import CLASSES, hurried, snakemake
+from tests.workflow.snakemake_runs import CLASSES, snakemake, warm_environment
 
 PICTURES = 240
 LABELS = f"""
@@ -25,7 +25,7 @@ def test_labels_are_cleaned_and_classifiers_trained_on_them(copied: Callable[...
     folder = copied("labels")
     (folder / "labels.yaml").write_text(LABELS)
     files = ("config/smoke.yaml", "labels.yaml")
-    ran = snakemake(folder, "results/smoke/label_tables", configfiles=files, environment=hurried())
+    ran = snakemake(folder, "results/smoke/label_tables", configfiles=files, environment=warm_environment())
     assert ran.returncode == 0, ran.stdout[-4000:]
     root = folder / "results" / "smoke"
     labels = pd.read_parquet(root / "inject_label_noise" / "labels.parquet")

@@ -1,7 +1,7 @@
 """`snakemake --profile slurm` on a real Slurm: unlearning on two machines, preempted on the way, to the tables.
 
-What comes before it is there, made on one machine. How pairs are made on a cluster is in test_slurm_downloads, and how
-the other trainings fare there in test_slurm_faults.
+What comes before it is there, made on one machine. How pairs are made on a cluster is in test_slurm_downloads, how a
+reference fares there in test_slurm_faults; that all trainings ask for the same is in test_check_cluster.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from safetensors.numpy import load_file
 from tests.workflow.cluster_project import CONFIGFILE, Driver, adapt_profile, hold
 from tests.workflow.open_runs import statuses
 from tests.workflow.slurm_cluster import Cluster
-from tests.workflow.snakemake_runs import snakemake
 
-TRAININGS = ("train_reference", "learn_prompt", "unlearn", "train_baseline")
 EDITED = "{methods: [ncu], unlearn: {training: {epochs: 6, pairs: 64, batch_size: 16, save_minutes: 1000}}}"
 FILES = (CONFIGFILE, "edited.yaml")
 UNLEARNED = Path("results/smoke/unlearn/ncu/seed0")
@@ -111,13 +109,6 @@ def test_every_gpu_rule_asks_for_one_task_per_machine_and_its_gpus(project: Path
         "unlearn_job": {training},
         "extract_features_0_job": {"-p gpu -t 240 --mem {memory} --requeue --cpus-per-task=8 --gpus=1"},
     }
-
-
-def test_every_training_asks_for_as_many_gpus_for_as_long(project: Path, whole: str) -> None:
-    told = snakemake(project, "-n", "--forceall", "--profile", "slurm").stdout
-    found = re.findall(rf"^({'|'.join(TRAININGS)}) +(\d+) +\S+ +(\S+) ", told, re.MULTILINE)
-    assert {stage for stage, _, _ in found} == set(TRAININGS)
-    assert {float(hours) / int(jobs) for _, jobs, hours in found} == {2 * 24}, told  # a GPU of two machines, a day
 
 
 def test_the_training_ran_in_two_processes_and_evaluations_shared_jobs(

@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.support.startup import starts
 from tests.workflow.open_runs import unlearn_runs, wait_for_open_run
-from tests.workflow.snakemake_runs import hurried, planned_jobs, snakemake, user_environment
+from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, warm_environment
 
 METHODS = ("reference", "continued", "gradient_ascent", "ncu")
 STAGES_OF = {
@@ -189,7 +189,7 @@ def test_a_set_that_is_added_is_the_only_one_that_is_prepared_and_embedded(folde
     assert planned_jobs(folder, "extract_features", configfiles=edited) == {
         "prepare_dataset_job": 1, "extract_features_job": 1
     }  # fmt: skip
-    ran = snakemake(folder, "extract_features", configfiles=edited, environment=hurried())
+    ran = snakemake(folder, "extract_features", configfiles=edited, environment=warm_environment())
     table.write_text(before)
     assert ran.returncode == 0, ran.stdout[-3000:]
     told = (folder / "results/smoke/logs/extract_features/0.log").read_text()
@@ -223,7 +223,7 @@ def test_snakemake_killed_while_embedding_goes_on_with_what_was_not_finished(fol
     kept = _embedded(results)
     assert len(kept) > 8
     assert snakemake(folder, "--unlock").returncode == 0
-    again = snakemake(folder, "extract_features", environment=hurried())
+    again = snakemake(folder, "extract_features", environment=warm_environment())
     assert again.returncode == 0, again.stdout[-3000:]
     assert kept.items() <= _embedded(results).items()
     assert not list(results.glob("features/*/.*.partial"))

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from pipeline_steps.core.config import load_config, read_yaml
 from tests.unit.paths import REPOSITORY
-from tests.workflow.snakemake_runs import hurried, planned_jobs, snakemake, workspace
+from tests.workflow.snakemake_runs import planned_jobs, snakemake, warm_environment, workspace
 
 AS_CODED = REPOSITORY / "config" / "studies" / "npc_as_coded.yaml"  # goes over another
 STUDIES = sorted({*(REPOSITORY / "config" / "studies").glob("*.yaml")} - {AS_CODED})
@@ -118,7 +118,7 @@ def test_a_study_of_two_experiments_runs_to_its_tables(copied: Callable[..., Pat
     (folder / "study.yaml").write_text(OVER)
     (folder / "small.yaml").write_text(SMALL)
     files = ("config/smoke.yaml", "study.yaml", "small.yaml")
-    ran = snakemake(folder, configfiles=files, environment=hurried())
+    ran = snakemake(folder, configfiles=files, environment=warm_environment())
     assert ran.returncode == 0, ran.stdout[-4000:]
     scores = pd.read_csv(folder / "results" / "smoke" / "tables" / "scores.csv")
     assert set(scores["place"]) == {0.0, 0.4}
