@@ -130,10 +130,10 @@ def make_current(client: MlflowClient, experiment_id: str, own: Mapping[str, str
         older_id, tags = found.info.run_id, found.data.tags
         if older_id == chosen.info.run_id:
             continue
+        if tags.get("current") == "true":
+            client.set_tag(older_id, "current", "false")
         if found.info.status == FINISHED and tags.get("fingerprint") == chosen.data.tags["fingerprint"]:
             client.delete_run(older_id)
-        elif tags.get("current") == "true":
-            client.set_tag(older_id, "current", "false")
     client.set_tag(chosen.info.run_id, "current", "true")
 
 
