@@ -8,9 +8,14 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 
 class Terminated(BaseException):
@@ -76,6 +81,39 @@ def sigterm_noted() -> Iterator[Callable[[], bool]]:
 def ignore_sigterm(_worker: int = 0) -> None:
     """For a process that loads data: it ends with its parent, which decides what SIGTERM means."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextmanager
+def loaders_end() -> Iterator[None]:
+    """End with the block the processes that load data and that an error has left: its traceback holds their loader.
+
+    They ignore SIGTERM, and at its exit Python would send them that and wait for their end.
+    """
+    before = _children()
+    try:
+        yield
+    finally:
+        left = _children() - before
+        if left:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where one is killed
+        for child in left:
+            child.kill()
+
+
+@contextmanager
+def no_sigterm_after_an_error() -> Iterator[None]:
+    """Ignore SIGTERM once the block has failed: torchrun ends all processes when one fails, and each still says why."""
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise
+
+
+def _children() -> set[BaseProcess]:
+    """The processes that multiprocessing started here, where something has loaded it."""
+    known = sys.modules.get("multiprocessing.process")
+    return set(known.active_children()) if known else set()
 
 
 @contextmanager

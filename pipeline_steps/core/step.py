@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import Paused, Terminated, rank, world_size
+from pipeline_steps.core.process import (
+    Paused,
+    Terminated,
+    loaders_end,
+    no_sigterm_after_an_error,
+    rank,
+    world_size,
+)
 
 if TYPE_CHECKING:
     from pipeline_steps.core.record import Run
@@ -79,8 +87,10 @@ class Step:
         log = _logger(self.name, arguments.log_file)
         from pipeline_steps.core.execution import execute  # help does not wait for it
 
+        before = signal.getsignal(signal.SIGTERM)
         try:
-            execute(self, arguments, log)
+            with loaders_end(), no_sigterm_after_an_error():
+                execute(self, arguments, log)
         except PipelineError as error:
             log.error("%s", error)
             return 1
@@ -96,6 +106,8 @@ class Step:
             if world_size() > 1:
                 log.error("another process may have failed first; its log is %s.rank<number>", arguments.log_file)
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return 0
 
     def _parser(self) -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.process import ignore_sigterm
 from pipeline_steps.core.schema import TrainingConfig
 from pipeline_steps.data.pairs import Batch, PairDataset, collate
 from pipeline_steps.models.freeze import set_training_mode
@@ -72,8 +73,11 @@ class BestEpoch:
         own = [list(range(start, start + size)) for start in starts[processes.rank :: processes.size]]
         hits = torch.zeros(2, dtype=torch.float64, device=processes.device)
         learner.model.eval()
-        workers = self._settings.workers
-        for batch in DataLoader(self._validation, batch_sampler=own, num_workers=workers, collate_fn=collate):
+        loader: DataLoader[Any] = DataLoader(
+            self._validation, batch_sampler=own, num_workers=self._settings.workers, collate_fn=collate,
+            worker_init_fn=ignore_sigterm,
+        )  # fmt: skip
+        for batch in loader:
             parts = [self._encoded(learner, chunk) for chunk in batch.chunks(self._settings.chunk_size)]
             image_ND, text_ND = (torch.cat(part) for part in zip(*parts, strict=True))
             sim_NN, place_N = image_ND @ text_ND.T, torch.arange(size, device=processes.device)
