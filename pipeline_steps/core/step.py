@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -85,6 +86,8 @@ class Step:
         """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
         arguments = self._parser().parse_args(argv)
         log = _logger(self.name, arguments.log_file)
+        # OpenMP's threads wait asleep, or beside others' work each would hold a core for the next; docs/benchmarks.md.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded, which comes later
         from pipeline_steps.core.execution import execute  # help does not wait for it
 
         before = signal.getsignal(signal.SIGTERM)
