@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from pipeline_steps.core.schema import StrengthsConfig
-from tests.benchmarks import evaluation
-from tests.benchmarks.probe import OURS, THEIRS, Examples, compare, costs, made_features, unit_rows
+from tests.benchmarks.probe import Examples, compare, made_features, unit_rows
 from tests.oracles import probe as oracle
 from tests.real_features import bundled_pictures
 
@@ -29,29 +26,10 @@ def test_both_sides_fit_the_same_strengths_on_the_same_rows() -> None:
     assert found.theirs_seconds == sum(fit.seconds for fit in found.theirs)
 
 
-def test_a_fit_of_theirs_that_would_take_too_long_is_left_out() -> None:
-    found = costs([100, 200], [5, 10], rows=200, width=8, limit=0.0)
-    assert {key for key in found if key[0] == OURS} == {(OURS, 100, 10), (OURS, 200, 5), (OURS, 200, 10)}
-    assert {key for key in found if key[0] == THEIRS} == {(THEIRS, 100, 10), (THEIRS, 200, 5)}
-    for key in found:
-        assert found[key].answer["objective"] > 0
-
-
 def test_made_features_have_their_classes_evenly_and_a_common_direction() -> None:
     made = made_features(600, 32, 6)
     assert np.bincount(made.label).tolist() == [100] * 6
     assert np.linalg.norm(unit_rows(made.image).mean(axis=0)) > 0.5
-
-
-def test_without_cifar10_the_report_says_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation.main([*_small(), "--out", str(tmp_path)])
-    text = (tmp_path / "evaluation.md").read_text(encoding="utf-8")
-    assert text in capsys.readouterr().out
-    assert "CIFAR-10 was not given" in text
-    assert "300 bundled pictures" in text
-    assert "made-up features (300 x 12)" in text
-    assert text.count(" (final)") == 2
-    assert (tmp_path / "evaluation_cost.png").read_bytes().startswith(b"\x89PNG")
 
 
 def _small() -> list[str]:

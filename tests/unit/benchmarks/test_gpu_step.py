@@ -24,23 +24,6 @@ def model(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_line_for_every_phase_and_step(model: str, tmp_path: Path) -> None:
-    out = tmp_path / "table.md"
-    gpu_step.main(
-        ["--models", model, "--batch", "16", "--chunks", "0", "8", "--steps", "1", "--warmup", "1", "--device", "cpu"]
-        + ["--product-size", "64", "--peak", "1", "--out", str(out)]
-    )
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.read_text(encoding="utf-8").splitlines()]
-    rows = [line for line in lines if line and line[0] == model]
-    assert [row[1:4] for row in rows] == [
-        [phase, step, chunk]
-        for phase in ("learn_prompt", "unlearn")
-        for step, chunk in (("ours", "16"), ("ours", "8"), ("plain", "16"))
-    ]
-    assert all(float(row[4].replace(",", "")) > 0 for row in rows)
-    assert [row[10] != "-" for row in rows] == [False, False, False, True, True, False]
-
-
 def test_both_steps_start_from_the_same_loss(model: str) -> None:
     """Phase 2 in bf16 towers: the plain step's plan has converged less, its loss is nearly the same."""
     given = gpu_step.Given(16, 1, 0, torch.device("cpu"), None, 1.0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from msgspec.structs import replace
@@ -14,7 +12,6 @@ from pipeline_steps.methods.ncu.objectives import Unlearning
 from pipeline_steps.methods.ncu.transport import masked_plan
 from tests.benchmarks import objective
 from tests.benchmarks.batches import MATCHED_COSINE, unit_batch
-from tests.benchmarks.measure import Samples, run_once
 from tests.benchmarks.textbook import textbook_unlearning
 from tests.unit.paths import CONFIG
 
@@ -52,31 +49,3 @@ def test_pots_plan_is_ours() -> None:
     ours, pots = masked_plan(sim, forget, settings), objective.pot_plan(sim.detach(), forget, settings)
     assert pots.marginal_error < 1e-4
     torch.testing.assert_close(pots.plan_NM, ours.plan_NM, rtol=1e-2, atol=1e-7)
-
-
-def test_peak_memory_counts_what_a_call_takes_and_gives_back() -> None:
-    samples = Samples()
-
-    def call() -> dict[str, float]:
-        return {"sum": float(torch.ones(2**24).sum())}
-
-    for _ in range(3):
-        run_once(call, samples, CPU)
-    assert samples.answer == {"sum": 2.0**24}
-    assert len(samples.seconds) == 3
-    assert 60 < samples.peak_mib < 120
-
-
-def test_the_script_writes_its_tables_and_its_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    objective.main(["--sizes", "32", "64", "--repeats", "2", "--out", str(tmp_path)])
-    text = (tmp_path / "objective.md").read_text(encoding="utf-8")
-    assert text in capsys.readouterr().out
-    for line in ("| structured | 32 ", "| structured | 64 ", "| diffuse    | 64 "):
-        assert text.count(line) == 3
-    assert (tmp_path / "objective_cost.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_size_that_would_take_too_long_is_left_out(tmp_path: Path) -> None:
-    plan = objective.Plan([16, 32], 1, CPU, run_limit=0.0, case_limit=1.0)
-    results = objective.measure("structured", objective.CASES, plan)
-    assert set(results) == {("structured", name, 16) for name in objective.CASES} | {("structured", "ours", 32)}
