@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+from tests.support.warm_python import name_warm_python, warm_python
 
 # A worker a core: threads of several would wait for each other. `OMP_NUM_THREADS=2 make test` is another way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+hypothesis.settings.register_profile("here", max_examples=40, deadline=None)
+hypothesis.settings.load_profile("here")
 # No step of a test tells MLflow of itself, and none writes into the repository.
 os.environ["PIPELINE_RUNS_FOLLOWED"] = "1"
+name_warm_python()
 os.environ["PIPELINE_RESULTS_DIR"] = tempfile.mkdtemp(prefix="results")
+
+
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The workers of pytest-xdist are forks of a process that has made the imports of all tests."""
+    if getattr(config.option, "tx", None):
+        config.option.tx = [f"popen//python={warm_python().python}" for _ in config.option.tx]
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[None]:
+    """`sys.executable` starts at once: for tests of what processes do, not of what they load or need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python().python)
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,9 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         module = getattr(item, "module", None)
-        if "workflow" in item.path.parts or any(hasattr(module, name) for name in ("subprocess", "multiprocessing")):
+        starts = "warm" in getattr(item, "fixturenames", ()) or "workflow" in item.path.parts
+        if starts or any(hasattr(module, name) for name in ("subprocess", "multiprocessing")):
             item.add_marker("process")
-    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("process") is None))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    """First the file that makes the finished project, then what starts processes and has no need of it."""
+    if item.path.name == "test_smoke.py":
+        return 0
+    if item.get_closest_marker("process"):
+        return 2 if "finished" in getattr(item, "fixturenames", ()) else 1
+    return 3
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

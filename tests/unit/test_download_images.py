@@ -19,6 +19,8 @@ from pipeline_steps.download_images import STEP
 from tests.unit.data.made_data import picture_bytes, read_files, section
 from tests.unit.step_runs import runs_of
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SHARD = 32
 SOUND = [ServedFile(picture_bytes(number)) for number in range(2 * SHARD)]
 FAULTY = {SHARD + 3 * place + copy: fault for place, fault in enumerate(FAULTS) for copy in (0, 1)}

@@ -24,6 +24,8 @@ from tests.unit.paths import CONFIG, REPOSITORY
 from tests.unit.step_runs import runs_of
 from tests.unit.training.conftest import pairs  # noqa: F401 - a manifest with a held-out split
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SMALL, LARGE = 12, 1500
 
 

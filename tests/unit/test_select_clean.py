@@ -30,6 +30,8 @@ from tests.unit.paths import REPOSITORY
 from tests.unit.step_runs import runs_of
 from tests.unit.training.tiny import RAW
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TRAIN, TEST = 60, 20
 SMALL = {
     "architecture": "resnet10t", "small_stem": False, "image_size": 32, "epochs": 3, "batch_size": 16,
@@ -257,12 +259,12 @@ def test_a_classifier_is_trained_on_it_and_both_stand_in_the_tables(folder: Path
 def test_a_classifier_told_to_end_goes_on_to_the_same_weights(folder: Path, tmp_path: Path) -> None:
     _noise(folder, tmp_path)
     _select(folder, tmp_path)
-    _train(folder, tmp_path / "whole", epochs=6)
+    _train(folder, tmp_path / "whole", epochs=3)
     whole = load_file(tmp_path / "whole" / "m.safetensors")
     for workers in (0, 1):
         output = tmp_path / f"parts{workers}"
-        _train(folder, output, epochs=6, workers=workers, warn_at=output / "scores.json.resume.pt")
-        _train(folder, output, epochs=6, workers=workers)
+        _train(folder, output, epochs=3, workers=workers, warn_at=output / "scores.json.resume.pt")
+        _train(folder, output, epochs=3, workers=workers)
         parts = load_file(output / "m.safetensors")
         assert all(bool((parts[name] == tensor).all()) for name, tensor in whole.items())
         assert not list(output.glob("*.resume.pt"))

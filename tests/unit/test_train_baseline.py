@@ -21,15 +21,18 @@ from pipeline_steps.core.config import load_config, settings_json
 from pipeline_steps.data.pairs import EpochBatches
 from pipeline_steps.models.clip import create_clip, save_clip
 from pipeline_steps.train_baseline import STEP
+from tests.support.warm_python import warm_python
 from tests.unit.paths import REPOSITORY
 from tests.unit.step_runs import runs_of
 from tests.unit.training import tiny
 from tests.unit.training.conftest import pairs  # noqa: F401 - the same manifest
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PHASES = ("learn_prompt", "unlearn")
 
 
-EPOCHS = 12  # enough for a signal to arrive before the end
+EPOCHS = 5  # enough for a signal to arrive before the end
 
 
 @pytest.fixture
@@ -65,11 +68,11 @@ def _train(
         while moment and ran.poll() is None and not moment.exists():
             time.sleep(0.005)
         if warn_at:
-            for one in (*psutil.Process(ran.pid).children(recursive=True), ran):  # as Slurm does it, workers and all
-                one.send_signal(signal.SIGTERM)
+            ran.send_signal(signal.SIGTERM)  # to all that it started too, as Slurm does it
         if kill_at:
-            second = [one for one in psutil.Process(ran.pid).children() if one.environ().get("RANK") == "1"]
-            second[0].kill()
+            started = psutil.Process(warm_python().worker_of(ran.pid)).children()
+            (second,) = [one for one in started if one.environ().get("RANK") == "1"]
+            second.kill()
         _, told = ran.communicate(timeout=500)
     assert (ran.returncode != 0) == fails, told
     return told
@@ -147,7 +150,7 @@ def test_a_picture_that_only_one_process_misses_is_named_in_that_process_log(
 ) -> None:
     order = next(iter(EpochBatches(20, 8, 0)))
     (tmp_path / f"{order[-1]}.png").unlink()
-    _train(tmp_path, options, 2, fails=True)
+    _train(tmp_path, _with_training(options, workers=1), 2, fails=True)  # whose loader's process ignores SIGTERM
     assert f"{order[-1]}.png cannot be read" in (tmp_path / "log.txt.rank1").read_text()
     assert "log.txt.rank" in (tmp_path / "log.txt").read_text()
     assert _statuses(tmp_path) == ["FAILED"] or _statuses(tmp_path) == ["KILLED"]

@@ -23,6 +23,8 @@ from tests.unit.paths import REPOSITORY
 from tests.unit.training import tiny
 from tests.unit.training.conftest import pairs  # noqa: F401 - the same manifest
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 WEIGHTS = "open_clip_model.safetensors"
 
 
@@ -35,7 +37,7 @@ def options(tmp_path: Path, pairs: Path) -> list[str]:  # noqa: F811
     settings = json.loads(settings_json(load_config(tiny.RAW), "experiment", *STEP.sections))
     settings |= {"experiment": "test", "model": {"architecture": tiny.architecture(tmp_path)}}
     settings["train_npc"] |= {"siamese": "official"}  # whose moments a resume must keep
-    settings["train_npc"]["training"] |= {"epochs": 10, "batch_size": 8, "adam_epsilon": 1e-3, "save_minutes": 1000}
+    settings["train_npc"]["training"] |= {"epochs": 4, "batch_size": 8, "adam_epsilon": 1e-3, "save_minutes": 1000}
     settings["train_npc"]["training"]["freeze"]["text_blocks"] = 0
     inputs = [f"{tmp_path}/{name}" for name in ("reference", "bank.parquet")]
     return [

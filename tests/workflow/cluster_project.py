@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from tests.support.warm_python import warm_python
 from tests.workflow.slurm_cluster import Cluster
 
 CONFIGFILE = "config/smoke.yaml"
-IMPATIENT = Path(__file__).with_name("impatient_snakemake.py")
+IMPATIENT = "tests.workflow.impatient_snakemake"
 
 
 def adapt_profile(folder: Path, mem_mb: int | None = None, **values: object) -> None:
@@ -45,7 +46,16 @@ class Driver:
         self, folder: Path, cluster: Cluster, *arguments: str, configfiles: tuple[str, ...] = (CONFIGFILE,),
         before: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        command = [sys.executable, str(IMPATIENT), *arguments, "--profile", "slurm", "--configfile", *configfiles]
+        command = [
+            warm_python().python,
+            "-m",
+            IMPATIENT,
+            *arguments,
+            "--profile",
+            "slurm",
+            "--configfile",
+            *configfiles,
+        ]
         self.log = folder / f"driver{time.monotonic_ns()}.log"
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(
@@ -80,6 +90,11 @@ class Held:
     job: str
     process: psutil.Process
 
+    def resume(self) -> None:
+        """Let it go on, where Slurm has not: before SIGTERM it may send SIGCONT."""
+        with suppress(psutil.NoSuchProcess):
+            self.process.resume()
+
     def told_to_end(self) -> bool:
         """Whether SIGTERM waits for it to go on, or has come: a training takes one, and ignores more."""
         try:
@@ -96,7 +111,7 @@ def hold(project: Path, cluster: Cluster, driver: Driver, stage: str, state: Pat
 
     def kept_its_own() -> bool:
         if not (found and found[0].is_running()):
-            found[:] = _trainings(project, stage)[-1:]
+            found[:] = processes_of(project, f"pipeline_steps.{stage}")[-1:]
         return bool(found) and state.is_file() and state.stat().st_mtime > found[0].create_time()
 
     cluster.wait(lambda: kept_its_own() or driver.process.poll() is not None, "a state kept", every=0.05)
@@ -108,13 +123,14 @@ def hold(project: Path, cluster: Cluster, driver: Driver, stage: str, state: Pat
     return Held(job, found[0])
 
 
-def _trainings(project: Path, stage: str) -> list[psutil.Process]:
-    """The processes of a project's stage, oldest first."""
+def processes_of(project: Path, word: str) -> list[psutil.Process]:
+    """The processes of a project whose command line has a word, but for a torchrun, oldest first."""
     found = []
-    for process in psutil.process_iter(["cmdline", "cwd", "create_time"]):
-        words = process.info["cmdline"] or []
-        trains = f"pipeline_steps.{stage}" in words and words[0].endswith("python")
-        trains = trains and not words[1].endswith("torchrun")
-        if trains and process.info["cwd"] == str(project):
-            found.append(process)
-    return sorted(found, key=lambda process: process.info["create_time"])
+    for client in psutil.process_iter(["cmdline", "cwd", "create_time"]):
+        words = client.info["cmdline"] or []
+        if word in words and client.info["cwd"] == str(project) and warm_python().python in words:
+            try:
+                found.append(psutil.Process(warm_python().worker_of(client.pid)))
+            except (FileNotFoundError, psutil.NoSuchProcess):  # not yet, or no more
+                continue
+    return sorted(found, key=lambda process: process.create_time())

@@ -6,9 +6,10 @@ import subprocess
 import time
 from pathlib import Path
 
-import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from pipeline_steps.core.record import RUNNING, read_record, record_folders
 
 
 def unlearn_runs(folder: Path) -> list[Run]:
@@ -29,13 +30,12 @@ def statuses(folder: Path, experiment: str, stage: str) -> list[str]:
 
 
 def wait_for_open_run(folder: Path, driver: subprocess.Popen[str]) -> int:
-    """The process id of the unlearn step, once its MLflow run is open; it is a child of the driver that we started."""
+    """The process id of the folder's unlearn step, once it has begun its record and a first step of its training."""
     deadline = time.monotonic() + 180
     while time.monotonic() < deadline and driver.poll() is None:
-        open_runs = [run for run in unlearn_runs(folder) if run.info.status == "RUNNING"]
-        children = {child.pid for child in psutil.Process(driver.pid).children(recursive=True)}
-        for run in open_runs:
-            if int(run.data.tags["pid"]) in children:
-                return int(run.data.tags["pid"])
-        time.sleep(0.2)
-    raise AssertionError("the step did not open its run")
+        for record in filter(None, map(read_record, record_folders(folder / "results"))):
+            here = record.tags["output"].startswith(f"{folder}/")
+            if here and record.identity.stage == "unlearn" and record.status == RUNNING and record.points:
+                return int(record.tags["pid"])
+        time.sleep(0.05)
+    raise AssertionError("the step did not begin")

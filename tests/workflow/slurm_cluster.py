@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.warm_python import warm_python
 from tests.workflow.snakemake_runs import user_environment
 
 COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "sinfo", "scancel", "sacct", "sacctmgr")
@@ -130,7 +131,8 @@ def _path(folder: Path) -> str:
         found = shutil.which(name, path=_SBIN)
         (commands / name).write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {found} "$@"\n')
         (commands / name).chmod(0o755)
-    return os.pathsep.join([str(commands), user_environment()["PATH"], "/usr/sbin"])
+    warm = warm_python().environment(user_environment())["PATH"]
+    return os.pathsep.join([str(commands), warm, "/usr/sbin"])
 
 
 def _start_munge(cluster: Cluster) -> None:

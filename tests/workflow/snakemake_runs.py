@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from pipeline_steps.core.config import read_yaml
-from tests.support.warm_python import WarmPython
+from tests.support.warm_python import warm_python
 from tests.unit.paths import REPOSITORY
 
 PRIVATE = ("MLFLOW_", "PIPELINE_")  # what tests set for themselves
@@ -80,20 +79,10 @@ def user_environment() -> dict[str, str]:
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"}
 
 
-def warm_environment() -> dict[str, str]:
-    """The same, for a workflow of which only the outcome counts: its steps start at once, and MLflow is not told."""
-    return warm_steps().environment(user_environment()) | {"PIPELINE_RUNS_FOLLOWED": "1"}
-
-
-@functools.cache
-def _warm_snakemake() -> WarmPython:
-    return WarmPython("snakemake.cli", "snakemake.dag", "snakemake.workflow")
-
-
-@functools.cache
-def warm_steps() -> WarmPython:
-    """A Python for steps of which only the outcome counts."""
-    return WarmPython("pipeline_steps.models.clip", "sklearn.linear_model", "torch._dynamo", "torch.optim")
+def warm_environment(*, tells_mlflow: bool = False) -> dict[str, str]:
+    """The same, for a workflow of which only the outcome counts: all that it starts, starts at once."""
+    followed = {} if tells_mlflow else {"PIPELINE_RUNS_FOLLOWED": "1"}
+    return warm_python().environment(user_environment()) | followed
 
 
 def snakemake(
@@ -101,12 +90,13 @@ def snakemake(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Run snakemake as a user would; stdout and stderr come back together. What starts no job starts at once."""
-    environment, command = environment or user_environment(), ["snakemake"]
+    environment = dict(environment or user_environment())
     if {"-n", "--dry-run", "--lint"} & set(arguments):
-        environment, command = _warm_snakemake().environment(dict(environment)), ["python", "-m", "snakemake"]
+        environment = warm_python().environment(environment)
+    command = ["snakemake", *arguments, "--configfile", *configfiles]
     return subprocess.run(
-        [*command, *arguments, "--configfile", *configfiles], cwd=folder, env=environment, timeout=timeout, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        command, cwd=folder, env=environment, timeout=timeout, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, check=False,
     )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _check(project: Path, cluster: Cluster, *arguments: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "pipeline_steps.check_cluster", "--configfile", CONFIGFILE, *arguments]
+    command = ["python", "-m", "pipeline_steps.check_cluster", "--configfile", CONFIGFILE, *arguments]
     ran = subprocess.run(
         command, cwd=project, env=cluster.environment, text=True, timeout=300, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

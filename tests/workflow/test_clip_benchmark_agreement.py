@@ -20,6 +20,8 @@ from tests.evaluation_runs import evaluated
 from tests.unit.models.architectures import make
 from tests.unit.paths import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TOLERANCE = 1e-4
 CLASSES, COUNT, EPOCHS = 12, 600, 25
 RECALL_AT = (1, 5, 10)

@@ -48,7 +48,7 @@ def preempted(project: Path, cluster: Cluster, driver: Driver) -> tuple[str, str
     assert cluster.jobs()[held.job]["nodes"] == "n[1-2]"
     cluster.ask("sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 1")
     cluster.wait(held.told_to_end, "told to end", every=0.02)
-    held.process.resume()
+    held.resume()
     cluster.wait(lambda: cluster.show(held.job)["Restarts"] == "1", "requeued")
     return held.job, _told(project)
 

@@ -6,11 +6,10 @@ import json
 import re
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflow.cluster_project import CONFIGFILE, Driver, adapt_profile
+from tests.workflow.cluster_project import CONFIGFILE, Driver, Held, adapt_profile, processes_of
 from tests.workflow.slurm_cluster import Cluster
 from tests.workflow.snakemake_runs import small_project
 
@@ -28,14 +27,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_parts_that_end_before_their_time_go_on_and_come_together(
-    project: Path, cluster: Cluster, finished: Path
+    project: Path, cluster: Cluster, request: pytest.FixtureRequest
 ) -> None:
     driver = Driver(project, cluster, "build_manifest", configfiles=(CONFIGFILE, "scattered.yaml"))
     cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
-    warned, killed = _job(cluster, 1), _job(cluster, 2)
-    before = {part: _finished(project, part) for part in (1, 2)}
+    held, killed = Held(_job(cluster, 1), processes_of(project, "1-of-3")[-1]), _job(cluster, 2)
+    held.process.suspend()  # else it could end before Slurm looks at its time limit
+    warned, before = held.job, {part: _finished(project, part) for part in (1, 2)}
     cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
-    _step(project, 2).kill()
+    processes_of(project, "2-of-3")[-1].kill()
+    cluster.wait(held.told_to_end, "warned", every=0.02)
+    held.resume()
     cluster.wait(lambda: cluster.show(warned)["Restarts"] == "1", "requeued")
     cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=240")
     driver.ended()
@@ -52,6 +54,7 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
         assert report[count] == sum(part[count] for part in parts)
     assert report["lost"] == 0
     assert not list((project / IMAGES).rglob(".images.download"))
+    finished: Path = request.getfixturevalue("finished")  # only now: until here nothing waits for it
     alone = json.loads((finished / IMAGES / "report.json").read_text())
     assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
     assert pq.read_table(project / MANIFEST).equals(pq.read_table(finished / MANIFEST))
@@ -73,12 +76,3 @@ def _job(cluster: Cluster, part: int) -> str:
     """The id of a part's job."""
     (job,) = [job for job, row in cluster.jobs("RUNNING").items() if f"{part}-of-3" in row["comment"]]
     return job
-
-
-def _step(project: Path, part: int) -> psutil.Process:
-    """The process of a part's step."""
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
-        if f"{part}-of-3" in words and process.info["cwd"] == str(project) and words[0].endswith("python"):
-            return process
-    raise AssertionError(f"no process of part {part}")

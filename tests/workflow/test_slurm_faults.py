@@ -103,7 +103,7 @@ def test_a_training_killed_and_then_cancelled_is_tried_again_and_goes_on(
     second = _goes_on(project, cluster, driver, held)
     cluster.ask("scancel", second.job)
     cluster.wait(second.told_to_end, "told to end", every=0.02)
-    second.process.resume()
+    second.resume()
     cluster.wait(lambda: not second.process.is_running(), "ended")
     told = _told(project)
     assert "is kept after step" in told
@@ -144,7 +144,7 @@ def test_a_training_warned_of_its_time_limit_is_requeued_and_goes_on(
     cluster.ask("scontrol", "update", f"JobId={held.job}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
     cluster.wait(held.told_to_end, "warned", every=0.02)
     cluster.ask("scontrol", "update", f"JobId={held.job}", "TimeLimit=1440")  # while it runs: later Slurm warns again
-    held.process.resume()
+    held.resume()
     cluster.wait(lambda: int(cluster.show(held.job)["Restarts"]) == restarts + 1, "requeued")
     assert f"asked Slurm to put job {held.job} back into the queue" in _told(project)
     assert _goes_on(project, cluster, driver, held).job == held.job
@@ -157,7 +157,7 @@ def test_a_preempted_training_is_requeued_and_goes_on(
     command = ["sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null"]
     urgent = cluster.ask(*command, "--wrap=sleep 1")
     cluster.wait(held.told_to_end, "told to end", every=0.02)
-    held.process.resume()
+    held.resume()
     cluster.wait(lambda: int(cluster.show(held.job)["Restarts"]) == restarts + 1, "requeued")
     assert "is kept after step" in _told(project)
     assert _goes_on(project, cluster, driver, held).job == held.job
@@ -175,7 +175,7 @@ def test_a_driver_that_dies_and_is_started_again_waits_for_its_jobs(
     second = _train(project, cluster)
     cluster.wait(lambda: f"`scancel {held.job}`" in second.output(), "the job named")
     restarts = cluster.show(held.job)["Restarts"]
-    held.process.resume()
+    held.resume()
     assert "Nothing to be done" in second.ended()
     assert not set(cluster.jobs()) - before
     assert (cluster.show(held.job)["JobState"], cluster.show(held.job)["Restarts"]) == ("COMPLETED", restarts)

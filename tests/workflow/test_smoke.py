@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 from tests.support.startup import starts
+from tests.support.warm_python import warm_python
 from tests.workflow.open_runs import unlearn_runs, wait_for_open_run
 from tests.workflow.snakemake_runs import planned_jobs, snakemake, user_environment, warm_environment
 
@@ -209,16 +210,16 @@ def test_snakemake_killed_while_embedding_goes_on_with_what_was_not_finished(fol
     shutil.rmtree(results / "smoke/extract_features")
     command = ["snakemake", "extract_features", "--configfile", "config/smoke.yaml"]
     silent = subprocess.DEVNULL
-    with subprocess.Popen(command, cwd=folder, env=user_environment(), stdout=silent, stderr=silent) as running:
+    with subprocess.Popen(command, cwd=folder, env=warm_environment(), stdout=silent, stderr=silent) as running:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and running.poll() is None:
             if len(_embedded(results)) > 8 and list(results.glob("features/*/.*.partial")):
                 break
             time.sleep(0.01)
         assert running.poll() is None
-        started = psutil.Process(running.pid).children(recursive=True)
-        for process in (running, *started):
-            process.kill()
+        process = psutil.Process(warm_python().worker_of(running.pid))
+        running.kill()  # and all that it started
+        process.wait(10)
     assert list(results.glob("features/*/.*.partial"))
     kept = _embedded(results)
     assert len(kept) > 8
@@ -264,7 +265,7 @@ def test_paths_may_hold_spaces(folder: Path) -> None:
         folder,
         "results_dir: my results\nbuild_manifest: {source_csv: my pictures/pairs.csv, validation_fraction: 0.3}\n",
     )
-    ran = snakemake(folder, "build_manifest", configfiles=edited)
+    ran = snakemake(folder, "build_manifest", configfiles=edited, environment=warm_environment(tells_mlflow=True))
     assert ran.returncode == 0, ran.stdout[-3000:]
     assert json.loads((folder / "my results/smoke/build_manifest/report.json").read_text())["pairs"] == 30
     assert (folder / "my results/mlflow.db").is_file()
@@ -288,8 +289,8 @@ def test_a_killed_step_ends_as_killed_and_a_second_try_finishes_without_doubling
     shutil.rmtree(folder / "results/smoke/eval_zeroshot/ncu")
     edited = _edited(folder, "unlearn: {gamma: 0.6}\n")
     running = subprocess.Popen(
-        ["snakemake", "unlearn", "--configfile", *edited], cwd=folder, env=user_environment(), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ["snakemake", "unlearn", "--configfile", *edited], cwd=folder, env=warm_environment(tells_mlflow=True),
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     victim = wait_for_open_run(folder, running)
     os.kill(victim, signal.SIGKILL)
@@ -297,7 +298,7 @@ def test_a_killed_step_ends_as_killed_and_a_second_try_finishes_without_doubling
     assert running.returncode != 0, output
     assert not (folder / "results/smoke/unlearn/ncu/seed0/checkpoint").exists()
     assert [run.info.status for run in unlearn_runs(folder)] == ["KILLED"]
-    again = snakemake(folder, "unlearn", configfiles=edited)
+    again = snakemake(folder, "unlearn", configfiles=edited, environment=warm_environment(tells_mlflow=True))
     assert again.returncode == 0, again.stdout[-3000:]
     runs = unlearn_runs(folder)
     assert [run.info.status for run in runs] == ["KILLED", "FINISHED"]
@@ -311,8 +312,7 @@ def test_a_hole_in_the_grid_is_refused_by_name(folder: Path) -> None:
         ["python", "-m", "pipeline_steps.make_tables", "--results", "results/smoke", "--tables", "t", "--figures", "f",
          "--paper", "resources/paper/tables.yaml", "--findings", "findings.md",
          "--config", "config/config.yaml", "config/smoke.yaml", "holes.yaml"],
-        cwd=folder, capture_output=True, text=True, check=False,
-        env=user_environment(),
+        cwd=folder, capture_output=True, text=True, check=False, env=warm_environment(),
     )  # fmt: skip
     assert ran.returncode == 1
     assert re.search(r"eval_probe.*continued.*seed ?0", ran.stderr), ran.stderr

@@ -21,6 +21,8 @@ from pipeline_steps.core.cost import (
 from pipeline_steps.core.errors import PipelineError
 from tests.unit.paths import CONFIG, REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 CONFIGURATION = load_config(read_yaml([CONFIG, REPOSITORY / "config/paper/cc3m_vitb16.yaml"]))
 TRAINING = CONFIGURATION.unlearn.training
 

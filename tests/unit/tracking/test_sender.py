@@ -21,9 +21,12 @@ from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.record import RunIdentity, record_folders, recorded_run
 from pipeline_steps.tracking.sender import Pass, Sender
 from pipeline_steps.tracking.store import connect
+from tests.support.warm_python import warm_python
 from tests.unit.paths import REPOSITORY
 from tests.unit.tracking.many_jobs import POINTS
 from tests.unit.tracking.mlflow_server import Server
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -178,7 +181,7 @@ def test_a_killed_job_ends_as_killed(tmp_path: Path, sqlite: str) -> None:
     wait_for((tmp_path / "half0").exists, process)
     sender = Sender(tmp_path / "results", sqlite)
     assert sender.send() == Pass(sent=0, running=1, kept=0, reason="")
-    (child,) = psutil.Process(process.pid).children()
+    (child,) = psutil.Process(warm_python().worker_of(process.pid)).children()
     child.kill()
     process.communicate(timeout=30)
     assert sender.send().sent == 1

@@ -17,6 +17,8 @@ from pipeline_steps.training.distributed import Processes, share_batch_statistic
 from tests.unit.paths import REPOSITORY
 from tests.unit.training import tiny
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 Result = dict[str, Any]
 
 

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 
 from tests.unit.paths import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MOMENTS = ["time", "state", "time", "state", "time", "checkpoint", "checkpoint"]
 CLOCKS = ("pairs_per_second", "transport/seconds")
 
