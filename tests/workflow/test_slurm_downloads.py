@@ -57,7 +57,9 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
     finished: Path = request.getfixturevalue("finished")  # only now: until here nothing waits for it
     alone = json.loads((finished / IMAGES / "report.json").read_text())
     assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
-    assert pq.read_table(project / MANIFEST).equals(pq.read_table(finished / MANIFEST))
+    # While the step stood still, so did the server in it: what timed out was asked for again, and has another path.
+    found, expected = (pq.read_table(place / MANIFEST).drop(["image_path"]) for place in (project, finished))
+    assert found.equals(expected)
     jobs = [job for job in cluster.jobs().values() if job["folder"] == str(project)]
     assert {job["partition"] for job in jobs} == {"cpu"}
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {
