@@ -8,15 +8,12 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 
-import hypothesis
 import pytest
 
 from tests.support.warm_python import name_warm_python, warm_python
 
 # A worker a core: threads of several would wait for each other. `OMP_NUM_THREADS=2 make test` is another way.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-hypothesis.settings.register_profile("here", max_examples=40, deadline=None)
-hypothesis.settings.load_profile("here")
 # No step of a test tells MLflow of itself, and none writes into the repository.
 os.environ["PIPELINE_RUNS_FOLLOWED"] = "1"
 name_warm_python()

@@ -84,29 +84,23 @@ def ignore_sigterm(_worker: int = 0) -> None:
 
 
 @contextmanager
-def loaders_end() -> Iterator[None]:
-    """End with the block the processes that load data and that an error has left: its traceback holds their loader.
+def failing_cleanly() -> Iterator[None]:
+    """See that this process, when the block fails, ends, and says why before it does.
 
-    They ignore SIGTERM, and at its exit Python would send them that and wait for their end.
+    The error's traceback may hold a loader of data. Its processes ignore SIGTERM, which is all that Python sends them
+    at its exit before it waits for them, so they are killed. Another SIGTERM is ignored: torchrun sends one to every
+    process when one has failed.
     """
     before = _children()
     try:
         yield
-    finally:
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         left = _children() - before
         if left:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where one is killed
         for child in left:
             child.kill()
-
-
-@contextmanager
-def no_sigterm_after_an_error() -> Iterator[None]:
-    """Ignore SIGTERM once the block has failed: torchrun ends all processes when one fails, and each still says why."""
-    try:
-        yield
-    except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
 
 

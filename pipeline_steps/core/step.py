@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import (
-    Paused,
-    Terminated,
-    loaders_end,
-    no_sigterm_after_an_error,
-    rank,
-    world_size,
-)
+from pipeline_steps.core.process import Paused, Terminated, failing_cleanly, rank, world_size
 
 if TYPE_CHECKING:
     from pipeline_steps.core.record import Run
@@ -86,13 +79,13 @@ class Step:
         """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
         arguments = self._parser().parse_args(argv)
         log = _logger(self.name, arguments.log_file)
-        # OpenMP's threads wait asleep, or beside others' work each would hold a core for the next; docs/benchmarks.md.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is loaded, which comes later
+        # Threads that spin while they wait keep the others off the cores of a busy machine (docs/benchmarks.md).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is imported, later
         from pipeline_steps.core.execution import execute  # help does not wait for it
 
         before = signal.getsignal(signal.SIGTERM)
         try:
-            with loaders_end(), no_sigterm_after_an_error():
+            with failing_cleanly():
                 execute(self, arguments, log)
         except PipelineError as error:
             log.error("%s", error)

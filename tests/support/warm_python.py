@@ -5,6 +5,8 @@ that has made them, and a folder with `python`, `torchrun` and `snakemake`. Whoe
 which stands for a fork of that process: the fork has the client's arguments, folder, environment, streams and limits;
 it and what it starts get the signals that the client gets, and die when the client is killed; the client ends as the
 fork does. What a process loads by itself is not seen in this way, nor how much memory it needs.
+
+multiprocessing's forkserver forks for Python alone; Slurm, Snakemake and torchrun start a program. Linux only.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class WarmPython:
         self.folder = folder
 
     def start(self, until: int) -> None:
-        """Start the server, which ends with the process `until` and then removes the folder."""
+        """Start the server, which ends with the process `until` and removes the folder."""
         for name in ("python", *COMMANDS):
             (self.folder / name).write_text(CLIENT)
             (self.folder / name).chmod(0o755)
@@ -131,6 +133,7 @@ def name_warm_python() -> None:
     """Name its folder to this process and to those that it starts: they share it, and it ends with this process."""
     if FOLDER not in os.environ:
         os.environ |= {FOLDER: tempfile.mkdtemp(prefix="warm"), UNTIL: str(os.getpid())}
+        atexit.register(shutil.rmtree, os.environ[FOLDER], ignore_errors=True)
 
 
 def _serve(folder: Path, until: int) -> None:
@@ -145,9 +148,9 @@ def _serve(folder: Path, until: int) -> None:
     while True:
         for key, _ in waiting.select():
             if key.data is None:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
                 return
-            if key.fd in waiting.get_map():  # not forgotten on behalf of another one of this turn
+            if waiting.get_map().get(key.fd) is key:  # else what was told before it in this turn ended it
                 key.data()
 
 

@@ -46,16 +46,7 @@ class Driver:
         self, folder: Path, cluster: Cluster, *arguments: str, configfiles: tuple[str, ...] = (CONFIGFILE,),
         before: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        command = [
-            warm_python().python,
-            "-m",
-            IMPATIENT,
-            *arguments,
-            "--profile",
-            "slurm",
-            "--configfile",
-            *configfiles,
-        ]
+        command = ["python", "-m", IMPATIENT, *arguments, "--profile", "slurm", "--configfile", *configfiles]
         self.log = folder / f"driver{time.monotonic_ns()}.log"
         with self.log.open("w") as stream:
             self.process = subprocess.Popen(
@@ -124,7 +115,7 @@ def hold(project: Path, cluster: Cluster, driver: Driver, stage: str, state: Pat
 
 
 def processes_of(project: Path, word: str) -> list[psutil.Process]:
-    """The processes of a project whose command line has a word, but for a torchrun, oldest first."""
+    """The processes of a project, oldest first, that `python` runs with this word among its arguments."""
     found = []
     for client in psutil.process_iter(["cmdline", "cwd", "create_time"]):
         words = client.info["cmdline"] or []

@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.workflow.cluster_project import CONFIGFILE, Driver, Held, adapt_profile, processes_of
+from tests.workflow.cluster_project import CONFIGFILE, Driver, adapt_profile, processes_of
 from tests.workflow.slurm_cluster import Cluster
 from tests.workflow.snakemake_runs import small_project
 
-SCATTERED = "download_images: {jobs: 3}"
+# A part whose server is slow for so long cannot end before Slurm looks at time limits, every 30 s.
+SCATTERED = "download_images: {jobs: 3, slow_seconds: 60, timeout_seconds: 20}"
 IMAGES = Path("results/smoke/download_images")
 MANIFEST = Path("results/smoke/build_manifest/pairs.parquet")
 
@@ -31,13 +32,10 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
 ) -> None:
     driver = Driver(project, cluster, "build_manifest", configfiles=(CONFIGFILE, "scattered.yaml"))
     cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
-    held, killed = Held(_job(cluster, 1), processes_of(project, "1-of-3")[-1]), _job(cluster, 2)
-    held.process.suspend()  # else it could end before Slurm looks at its time limit
-    warned, before = held.job, {part: _finished(project, part) for part in (1, 2)}
+    warned, killed = _job(cluster, 1), _job(cluster, 2)
+    before = {part: _finished(project, part) for part in (1, 2)}
     cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
     processes_of(project, "2-of-3")[-1].kill()
-    cluster.wait(held.told_to_end, "warned", every=0.02)
-    held.resume()
     cluster.wait(lambda: cluster.show(warned)["Restarts"] == "1", "requeued")
     cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=240")
     driver.ended()
@@ -57,9 +55,7 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
     finished: Path = request.getfixturevalue("finished")  # only now: until here nothing waits for it
     alone = json.loads((finished / IMAGES / "report.json").read_text())
     assert (report["urls"], report["failures"]) == (alone["urls"], alone["failures"])
-    # While the step stood still, so did the server in it: what timed out was asked for again, and has another path.
-    found, expected = (pq.read_table(place / MANIFEST).drop(["image_path"]) for place in (project, finished))
-    assert found.equals(expected)
+    assert pq.read_table(project / MANIFEST).equals(pq.read_table(finished / MANIFEST))
     jobs = [job for job in cluster.jobs().values() if job["folder"] == str(project)]
     assert {job["partition"] for job in jobs} == {"cpu"}
     assert {job["comment"].split("_wildcards")[0] for job in jobs} == {

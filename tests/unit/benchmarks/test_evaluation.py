@@ -30,7 +30,3 @@ def test_made_features_have_their_classes_evenly_and_a_common_direction() -> Non
     made = made_features(600, 32, 6)
     assert np.bincount(made.label).tolist() == [100] * 6
     assert np.linalg.norm(unit_rows(made.image).mean(axis=0)) > 0.5
-
-
-def _small() -> list[str]:
-    return ["--sizes", "100", "200", "--classes", "4", "8", "--rows", "300", "--width", "12", "--repeats", "1"]

@@ -5,13 +5,14 @@ import sys
 
 _FAULTS = """
 import resource, sys
+import torch
 from pipeline_steps.core.process import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for round in range(20):
     if round == 5:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    b"x" * 2**26
+    torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

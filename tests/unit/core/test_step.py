@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline_steps.core.files import sha256_of
+from pipeline_steps.core.process import failing_cleanly
 from pipeline_steps.core.step import Step, StepContext
 from tests.unit.step_runs import runs_of
 
@@ -72,3 +77,34 @@ def test_every_missing_input_is_named_at_once(tmp_path: Path, capsys: pytest.Cap
         f"{option} {tmp_path / name}" in text
         for option, name in (("--source", "a"), ("--source", "b"), ("--extra", "e"))
     )
+
+
+def test_threads_of_a_step_wait_asleep_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given, expected in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        if not given:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert _main([tmp_path / "none"], [tmp_path / "copy"]) == 1
+        assert os.environ["OMP_WAIT_POLICY"] == expected
+
+
+def test_a_step_that_failed_kills_its_loaders_and_takes_sigterm_no_more_until_it_has_told() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD)
+    left = multiprocessing.get_context("fork").Process(target=_ignore_sigterm, daemon=True)
+    try:
+        with pytest.raises(RuntimeError, match="a picture"), failing_cleanly():
+            left.start()
+            raise RuntimeError("a picture")
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        left.join(10)
+        assert left.exitcode == -signal.SIGKILL
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGCHLD), before, strict=True):
+            signal.signal(number, handler)
+
+
+def _ignore_sigterm() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(60)

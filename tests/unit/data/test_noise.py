@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracles import selection as oracle
@@ -12,13 +12,13 @@ from tests.unit.data.made_tables import shuffled_captions
 CAPTIONS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "f"]) | st.text(max_size=3), max_size=60)
 FRACTIONS = st.floats(0, 1)
 SEEDS = st.integers(0, 2**32)
-SEEDS_TRIED = 80
 
 
 def _ids(captions: list[str]) -> list[str]:
     return [f"{number:016x}" for number in range(len(captions))]
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 200), fraction=FRACTIONS, seed=SEEDS)
 def test_with_distinct_captions_exactly_the_fraction_changes(count: int, fraction: float, seed: int) -> None:
     captions = [f"caption {number}" for number in range(count)]
@@ -27,6 +27,7 @@ def test_with_distinct_captions_exactly_the_fraction_changes(count: int, fractio
     assert sum(new != old for new, old in zip(after, captions, strict=True)) == (chosen if chosen > 1 else 0)
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
 def test_captions_only_change_places_and_seed_and_ids_decide(captions: list[str], fraction: float, seed: int) -> None:
     after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
@@ -37,6 +38,7 @@ def test_captions_only_change_places_and_seed_and_ids_decide(captions: list[str]
     assert sum(new != old for new, old in zip(after, captions, strict=True)) <= round(fraction * len(captions))
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, seed=SEEDS)
 def test_as_many_captions_change_as_any_permutation_can_change(captions: list[str], seed: int) -> None:
     after = shuffled_captions(_ids(captions), captions, fraction=1.0, seed=seed)
@@ -45,12 +47,14 @@ def test_as_many_captions_change_as_any_permutation_can_change(captions: list[st
     assert sum(new == old for new, old in zip(after, captions, strict=True)) == unavoidable
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
 def test_the_shuffling_is_that_of_the_obvious_form(captions: list[str], fraction: float, seed: int) -> None:
     expected = oracle.shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
     assert shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed) == expected
 
 
+@settings(deadline=None)
 @given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
 def test_a_permutation_moves_the_chosen_and_may_give_a_caption_back(
     captions: list[str], fraction: float, seed: int
@@ -63,10 +67,10 @@ def test_a_permutation_moves_the_chosen_and_may_give_a_caption_back(
 def test_a_permutation_leaves_one_of_the_chosen_in_its_place_on_average() -> None:
     captions = [f"caption {number}" for number in range(60)]
     kept = []
-    for seed in range(SEEDS_TRIED):
+    for seed in range(200):
         after = shuffled_captions(_ids(captions), captions, fraction=0.5, seed=seed, placing="permutation")
         kept.append(30 - sum(new != old for new, old in zip(after, captions, strict=True)))
-    assert abs(sum(kept) / len(kept) - 1) < 5 / SEEDS_TRIED**0.5  # fixed points of a permutation have the variance 1
+    assert 0.7 < sum(kept) / len(kept) < 1.3
 
 
 def test_no_fraction_no_change_and_other_seeds_choose_others() -> None:
@@ -89,9 +93,9 @@ def test_one_pair_more_moves_few_of_the_chosen() -> None:
 def test_every_pair_is_as_likely_to_be_chosen(fraction: float) -> None:
     captions = [f"caption {number}" for number in range(50)]
     times = Counter[int]()
-    for seed in range(SEEDS_TRIED):
+    for seed in range(200):
         after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
         times.update(number for number, (new, old) in enumerate(zip(after, captions, strict=True)) if new != old)
-    assert sum(times.values()) == SEEDS_TRIED * round(fraction * 50)
-    expected, spread = SEEDS_TRIED * fraction, (SEEDS_TRIED * fraction * (1 - fraction)) ** 0.5
+    assert sum(times.values()) == 200 * round(fraction * 50)
+    expected, spread = 200 * fraction, (200 * fraction * (1 - fraction)) ** 0.5
     assert all(abs(times[number] - expected) < 5 * spread for number in range(50))
