@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import urllib.error
 import urllib.request
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from pipeline_steps.data.failures import CAUSES, Outcome
 from pipeline_steps.data.file_server import FAULTS, ServedFile, serving
@@ -21,7 +23,7 @@ from tests.unit.step_runs import runs_of
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-SHARD = 32
+SHARD, SMALL = 32, 12
 SOUND = [ServedFile(picture_bytes(number)) for number in range(2 * SHARD)]
 FAULTY = {SHARD + 3 * place + copy: fault for place, fault in enumerate(FAULTS) for copy in (0, 1)}
 
@@ -183,6 +185,20 @@ def test_what_failed_in_passing_is_asked_for_again_in_parts_that_come_together(
     assert (found["failures"]["not_found"], found["failures"]["server_error"]) == (1, 3)
     expected = {f"caption {number}": SOUND[number].body for number in range(64) if not SHARD <= number < SHARD + 4}
     assert _pictures(images) == expected
+
+
+def test_pictures_are_made_smaller_where_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """img2dataset resizes with a library that its processes load for this alone."""
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
+    urls = tmp_path / "urls.tsv"
+    settings = section("download_images", url_list=str(urls), resize_mode="keep_ratio", image_size=SMALL)
+    paths = ["--images", f"{tmp_path}/images", "--report", f"{tmp_path}/report.json"]
+    with serving(SOUND[:2], slow_seconds=6, max_image_pixels=1_000_000) as base:
+        urls.write_text(f"url\tcaption\n{base}/0\tone\n{base}/1\tother\n")
+        assert STEP.main(["--settings", json.dumps(settings), *paths]) == 0
+    found = {caption: Image.open(io.BytesIO(body)).size for caption, body in _pictures(tmp_path / "images").items()}
+    assert {caption: min(size) for caption, size in found.items()} == {"one": SMALL, "other": SMALL}
+    assert min(Image.open(io.BytesIO(SOUND[0].body)).size) > SMALL
 
 
 def _pictures(images: Path) -> dict[str, bytes]:
