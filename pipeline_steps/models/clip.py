@@ -174,11 +174,19 @@ def _bundle(
     return ClipBundle(model, tokenizer, preprocess, model_cfg, provenance or {})
 
 
+_tokenizers: dict[str, Tokenizer] = {}  # open_clip's own, by text_cfg: each reads its vocabulary anew
+
+
 def _tokenizer(name: str, text_cfg: Mapping[str, Any]) -> Tokenizer:
+    wanted = text_cfg.get("hf_tokenizer_name")
+    if not wanted:
+        key = json.dumps(text_cfg, sort_keys=True)
+        if key not in _tokenizers:
+            _tokenizers[key] = open_clip.get_tokenizer(name)
+        return _tokenizers[key]
     try:
         tokenizer: Tokenizer = open_clip.get_tokenizer(name)
     except _HUB_ERRORS as error:
-        wanted = text_cfg.get("hf_tokenizer_name")
         raise PipelineError(
             f"the tokenizer {wanted!r} (text_cfg.hf_tokenizer_name) of {name!r} is neither on this machine nor to be "
             f"had from the Hugging Face hub ({_first_line(error)}). Run once where there is a network, or copy the "
