@@ -41,8 +41,9 @@ PAIRS = 40
 ALONE = Processes(0, 1, torch.device("cpu"))
 NEGATIVE_TEXT = load_section(RAW, "unlearn.negative_text", NegativeTextConfig)
 TRAINING = replace(
-    load_section(RAW, "train_reference.training", TrainingConfig), epochs=3, batch_size=16, warmup_fraction=0.1
-)
+    load_section(RAW, "train_reference.training", TrainingConfig),
+    epochs=3, batch_size=16, warmup_fraction=0.1, workers=0,
+)  # fmt: skip
 
 
 class StopError(Exception):

@@ -29,7 +29,7 @@ def best(tmp_path: Path, pairs: Path) -> BestEpoch:
 
 
 def test_the_best_epoch_comes_back_whatever_came_later(best: BestEpoch, monkeypatch: pytest.MonkeyPatch) -> None:
-    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE, words=tiny.TOKENIZERS_WORDS)
     scores = iter([0.2, 0.6, 0.6, 0.1])
     monkeypatch.setattr(BestEpoch, "_recall", lambda self, learner: next(scores))
     for epoch in range(4):
@@ -41,7 +41,7 @@ def test_the_best_epoch_comes_back_whatever_came_later(best: BestEpoch, monkeypa
 
 
 def test_the_score_is_in_batch_recall_and_leaves_the_model_in_training_mode(best: BestEpoch) -> None:
-    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE, words=tiny.TOKENIZERS_WORDS)
     score = best.consider(learner, 0)[METRIC]
     # four held-out pairs in batches of three: one batch, six queries
     assert score * 6 == pytest.approx(round(score * 6))
@@ -58,7 +58,7 @@ def test_a_single_pair_is_too_few(best: BestEpoch, pairs: Path) -> None:
 
 
 def test_the_state_holds_the_best_weights(tmp_path: Path, best: BestEpoch) -> None:
-    learner = tiny.learner(tiny.settings(), Continued(), ALONE)
+    learner = tiny.learner(tiny.settings(), Continued(), ALONE, words=tiny.TOKENIZERS_WORDS)
     best.consider(learner, 0)
     kept = learner.model.logit_scale.item()
     stream = tmp_path / "state.pt"

@@ -31,12 +31,17 @@ from pipeline_steps.training.update import Learner
 from tests.unit.paths import CONFIG
 
 RAW = resolve(read_yaml([CONFIG]))
+for _section in RAW.values():
+    if "training" in _section:
+        _section["training"]["workers"] = 0  # a process of its own costs more than these few pictures
 MODEL: dict[str, Any] = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
-END = MODEL["text_cfg"]["vocab_size"] - 1
+TOKENIZERS_WORDS = MODEL["text_cfg"]["vocab_size"]
+WORDS = 512  # that made-up batches draw from: the tokenizer's would be most of the work
+END = WORDS - 1
 TERMS = 4 * MODEL["text_cfg"]["width"]  # of the longest inner product, the second of a block's MLP
 
 
@@ -53,24 +58,27 @@ def unlearning(**changes: Any) -> Unlearning:
     return Unlearning(replace(section, forget_set=replace(section.forget_set, fraction=0.25), **changes))
 
 
-def architecture(folder: Path, **vision: Any) -> str:
+def architecture(folder: Path, *, words: int = TOKENIZERS_WORDS, **vision: Any) -> str:
     """The path of the tiny architecture's file in `folder`, with other keys of its image tower where they are given."""
     path = folder / "tiny_vit.json"
-    path.write_text(json.dumps(MODEL | {"vision_cfg": MODEL["vision_cfg"] | vision}))
+    text = MODEL["text_cfg"] | {"vocab_size": words}
+    path.write_text(json.dumps(MODEL | {"vision_cfg": MODEL["vision_cfg"] | vision, "text_cfg": text}))
     return str(path)
 
 
 @cache
-def model() -> Any:
+def model(words: int = WORDS) -> Any:
     """The tiny architecture with its weights, made once: whoever changes it takes a copy."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        return create_clip(architecture(Path(folder))).model
+        return create_clip(architecture(Path(folder), words=words)).model
 
 
-def learner(training: TrainingConfig, objective: Objective, processes: Processes) -> Learner:
+def learner(
+    training: TrainingConfig, objective: Objective, processes: Processes, *, words: int = WORDS
+) -> Learner:  # fmt: skip
     """Fresh weights, always the same, with a prompt of two vectors."""
-    own = copy.deepcopy(model()).to(processes.device)
+    own = copy.deepcopy(model(words)).to(processes.device)
     prompt = new_prompt(own, 2, 0.02, torch.Generator().manual_seed(0))
     prompt.data = prompt.data.to(processes.device)
     apply_freeze(own, training.freeze)
