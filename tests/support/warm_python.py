@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import inspect
 import json
 import os
 import resource
@@ -206,6 +207,8 @@ def _become(
     os.environ.clear()
     os.environ.update(environment | {"PYTHON_EXEC": str(folder / "python")})  # for torchrun
     sys.argv = words
+    # torchrun asks for its stack again and again: seconds, as every module is looked through for an unknown file.
+    inspect.modulesbyfile |= {str(Path(name).absolute()): "runpy" for name in ("<frozen runpy>", __file__)}
     try:
         if words[0] == "-c":  # a worker of pytest-xdist, whose tests mean the real Python, unless they are `warm`
             sys.argv = words[:1] + words[2:]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.support.startup import startup_environment
+from tests.support.startup import first_starts_environment
+from tests.support.warm_python import warm_python
 from tests.workflow.slurm_cluster import Cluster, require_slurm, slurm_cluster
 from tests.workflow.snakemake_runs import small_project, snakemake, user_environment
 
@@ -30,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small project whose whole DAG has run, with word of every start in `starts`. It is there to be copied.
+    """A small project whose whole DAG has run, with word of each step's start in `starts`. It is there to be copied.
 
     Under pytest-xdist the first process that wants it makes it for all.
     """
@@ -40,7 +41,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(place / "finished.lock"):
         if not whole.exists():
             small_project(folder)
-            ran = snakemake(folder, environment=startup_environment(folder / "starts", user_environment()))
+            environment = first_starts_environment(folder / "starts", user_environment(), warm_python().python)
+            ran = snakemake(folder, environment=environment)
             assert ran.returncode == 0, ran.stdout[-5000:]
             whole.touch()
     return folder

@@ -19,7 +19,7 @@ from pipeline_steps import send_runs
 from tests.workflow.cluster_project import CONFIGFILE, Driver, Held, adapt_profile, hold
 from tests.workflow.open_runs import statuses
 from tests.workflow.slurm_cluster import Cluster
-from tests.workflow.snakemake_runs import snakemake
+from tests.workflow.snakemake_runs import snakemake, warm_environment
 
 LONG = "train_reference: {training: {epochs: 16, pairs: 32, batch_size: 8, save_minutes: 1000}}"
 FILES = (CONFIGFILE, "long.yaml")
@@ -40,7 +40,8 @@ def project(copied: Callable[..., Path]) -> Path:
 @pytest.fixture(scope="module")
 def expected(project: Path) -> dict[str, np.ndarray]:
     """The weights of an undisturbed training on this machine."""
-    ran = snakemake(project, "train_reference", "--set-threads", "train_reference_job=1", configfiles=FILES)
+    arguments = ("train_reference", "--set-threads", "train_reference_job=1")
+    ran = snakemake(project, *arguments, configfiles=FILES, environment=warm_environment())
     assert ran.returncode == 0, ran.stdout[-3000:]
     return load_file(project / WEIGHTS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,17 @@ def startup_environment(log: Path, environment: Mapping[str, str]) -> dict[str, 
     log.mkdir(parents=True, exist_ok=True)
     paths = [str(FOLDER), *filter(None, [environment.get("PYTHONPATH")])]
     return {**environment, "STARTUP_LOG": str(log), "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def first_starts_environment(log: Path, environment: Mapping[str, str], warm_python: str) -> dict[str, str]:
+    """The same for the first process of each step that `python` starts; those after it are `warm_python`."""
+    once = log / "once"
+    once.mkdir(parents=True)
+    (once / "python").write_text(
+        f'#!/bin/sh\nmkdir "{once}/$2" 2>/dev/null && exec {sys.executable} "$@"\nexec {warm_python} "$@"\n'
+    )
+    (once / "python").chmod(0o755)
+    return startup_environment(log, {**environment, "PATH": f"{once}{os.pathsep}{environment['PATH']}"})
 
 
 def starts(log: Path) -> list[Start]:

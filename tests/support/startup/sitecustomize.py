@@ -39,8 +39,10 @@ def _leave(folder, process, before):
         "peak_mib": used.ru_maxrss / 1024,
         "packages": sorted(packages - set(sys.stdlib_module_names) - {"__main__", "sitecustomize"}),
     }
-    with open(f"{folder}/{process}.json", "w", encoding="utf-8") as stream:  # noqa: PTH123  without pathlib
+    path = f"{folder}/{process}"
+    with open(path, "w", encoding="utf-8") as stream:  # noqa: PTH123  without pathlib
         json.dump(told, stream)
+    os.replace(path, f"{path}.json")  # noqa: PTH105  some end after the command that started them
 
 
 if os.environ.get("STARTUP_LOG"):
