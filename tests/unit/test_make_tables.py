@@ -34,8 +34,10 @@ def _outputs(results: Path) -> dict[str, Path]:
 def test_tables_figures_and_findings_are_made_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = write_tree(tmp_path / "results" / "demo")
     outputs = _outputs(results)
-    for _ in range(2):
-        assert command(STEP, settings=WANTED, method="report", results=results, paper=PAPER, **outputs) == 0
+    for name in ("tables", "figures"):  # of an earlier run
+        outputs[name].mkdir()
+        (outputs[name] / "old.csv").touch()
+    assert command(STEP, settings=WANTED, method="report", results=results, paper=PAPER, **outputs) == 0
     assert len(list(outputs["tables"].iterdir())) == 11
     assert len(list(outputs["figures"].iterdir())) == 12
     *_, run = runs_of("make_tables")

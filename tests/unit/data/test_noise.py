@@ -29,10 +29,10 @@ def test_with_distinct_captions_exactly_the_fraction_changes(count: int, fractio
 
 @settings(deadline=None)
 @given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
-def test_captions_only_change_places_and_seed_and_ids_decide(captions: list[str], fraction: float, seed: int) -> None:
+def test_captions_only_change_places_as_in_the_obvious_form(captions: list[str], fraction: float, seed: int) -> None:
     after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
+    assert after == oracle.shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
     assert Counter(after) == Counter(captions)
-    assert after == shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
     backwards = shuffled_captions(_ids(captions)[::-1], captions[::-1], fraction=fraction, seed=seed)
     assert backwards[::-1] == after
     assert sum(new != old for new, old in zip(after, captions, strict=True)) <= round(fraction * len(captions))
@@ -45,13 +45,6 @@ def test_as_many_captions_change_as_any_permutation_can_change(captions: list[st
     most = max(Counter(captions).values(), default=0)
     unavoidable = max(0, 2 * most - len(captions))
     assert sum(new == old for new, old in zip(after, captions, strict=True)) == unavoidable
-
-
-@settings(deadline=None)
-@given(captions=CAPTIONS, fraction=FRACTIONS, seed=SEEDS)
-def test_the_shuffling_is_that_of_the_obvious_form(captions: list[str], fraction: float, seed: int) -> None:
-    expected = oracle.shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
-    assert shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed) == expected
 
 
 @settings(deadline=None)
