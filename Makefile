@@ -22,7 +22,6 @@ demo: setup                ## the whole pipeline on the bundled pictures, then i
 
 # A worker more than cores: tests on a cluster also wait for Slurm.
 test: check                ## lint, types, and every test
-	snakemake --lint
 	CI=$(CI) python -m pytest --numprocesses=$$(python -c "import os; print(os.cpu_count() + 1)")
 
 quick: check               ## lint, types, and every test that needs no process of its own

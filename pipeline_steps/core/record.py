@@ -155,7 +155,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @dataclass
 class Record:
-    """What a record's file says so far: `points` are (name, value, time in ms, step), the scores among them."""
+    """What a record's file says up to `offset`: `points` are (name, value, time in ms, step), the scores among them."""
 
     folder: Path
     identity: RunIdentity
@@ -167,7 +167,7 @@ class Record:
     files: list[str] = field(default_factory=list)
     status: str = RUNNING
     ended: int = 0
-    _offset: int = 0
+    offset: int = 0
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -176,8 +176,8 @@ class Record:
 
     def read_on(self) -> None:
         """Take in the lines that have come since; one that is half-written comes later."""
-        for event in _events(self.folder, self._offset):
-            self._offset = event["offset"]
+        for event in _events(self.folder, self.offset):
+            self.offset = event["offset"]
             self.ended = event["time"]
             self._take(event)
 

@@ -41,20 +41,22 @@ class Sender:
         self._client: MlflowClient | None = None
         self._records: dict[Path, Record] = {}
         self._done: set[Path] = set()
+        self._sent: dict[Path, int] = {}  # how much of each record the store has
 
     def send(self) -> Pass:
-        """Send what is new. A store that does not answer is asked once."""
+        """Send what is new. A store that does not answer is asked once, and only where there is something to send."""
         sent, kept = 0, []
-        records = self._read()
-        waiting = [record for record in records if not self._is_done(record)]
+        waiting = [record for record in self._read() if not self._is_done(record)]
+        new = [record for record in waiting if self._sent.get(record.folder) != record.offset]
         try:
-            if waiting:
+            if new:
                 store.require_answer(self._uri)
         except STORE_ERRORS as error:
-            return Pass(0, 0, len(waiting), store.in_a_line(error))
-        for record in waiting:
+            return Pass(0, 0, len(new), store.in_a_line(error))
+        for record in new:
             try:
                 sent += self._send(record)
+                self._sent[record.folder] = record.offset
             except STORE_ERRORS as error:
                 kept.append(f"{record.folder.name}: {store.in_a_line(error)}")
         running = sum(record.status == RUNNING for record in waiting) - len(kept)

@@ -254,6 +254,17 @@ def test_a_store_that_is_locked_keeps_the_run_until_it_is_not(tmp_path: Path, re
     assert sender.send() == Pass(1, 0, 0, "")
 
 
+def test_a_run_without_news_asks_the_store_nothing(tmp_path: Path, results: Path, sqlite: str) -> None:
+    sender = Sender(results, sqlite)
+    with recorded_run(RunIdentity(tmp_path.name, "unlearn", "ncu", 0), {}, {}, tmp_path / "out"):
+        assert sender.send() == Pass(0, 1, 0, "")
+        with closing(sqlite3.connect(sqlite.removeprefix("sqlite:///"))) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert sender.send() == Pass(0, 1, 0, "")
+            other.rollback()
+    assert sender.send() == Pass(1, 0, 0, "")
+
+
 def test_no_store_keeps_the_runs_and_says_so(tmp_path: Path, results: Path) -> None:
     with recorded_run(RunIdentity(tmp_path.name, "unlearn", "ncu", 0), {}, {}, tmp_path / "out"):
         pass
