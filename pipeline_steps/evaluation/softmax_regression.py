@@ -36,6 +36,12 @@ _SAMPLE_PER_DIMENSION = 16
 _SCALE = 0.1
 
 
+# torch would load its compiler, three seconds, at the first call of this method, to leave the method out of what it
+# compiles. Nothing is compiled here. Where torch no longer looks for this, it loads the compiler.
+_add_param_group = torch.optim.Optimizer.add_param_group.__wrapped__  # type: ignore[attr-defined]
+_add_param_group.__dict__.setdefault("__dynamo_disable", _add_param_group)
+
+
 class Value(NamedTuple):
     """The objective at a point, and its gradient in the weights (K, d) and the bias (K,), float64."""
 

@@ -32,6 +32,7 @@ def _leave(folder, process, before):
         return
     used = resource.getrusage(resource.RUSAGE_SELF)
     packages = {name.partition(".")[0] for name, module in list(sys.modules.items()) if module is not None}
+    packages |= {"torch._dynamo"} & sys.modules.keys()  # the compiler, as much again as torch itself
     told = {
         "command": sys.orig_argv,
         "cpu_seconds": used.ru_utime + used.ru_stime,
