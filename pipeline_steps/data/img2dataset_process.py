@@ -16,7 +16,7 @@ from types import ModuleType
 
 if __name__ in ("__main__", "__mp_main__"):
     # Seconds in every worker, for nothing: webdataset, which img2dataset imports, loads torch where it can, and
-    # img2dataset's logger loads wandb, which is not asked for; its resizer loads albumentations, to resize alone.
+    # img2dataset's logger loads wandb, which is not asked for; albumentations is for resizing alone.
     sys.modules["torch"] = None  # type: ignore[assignment]
     sys.modules["wandb"] = ModuleType("wandb")
     if json.loads(sys.argv[1])["resize_mode"] == "no":

@@ -174,18 +174,17 @@ def _bundle(
     return ClipBundle(model, tokenizer, preprocess, model_cfg, provenance or {})
 
 
-_tokenizers: dict[str, Tokenizer] = {}  # open_clip's own, by text_cfg: each reads its vocabulary anew
+_simple_tokenizers: dict[str, Tokenizer] = {}  # by text_cfg: each would read the vocabulary anew
 
 
 def _tokenizer(name: str, text_cfg: Mapping[str, Any]) -> Tokenizer:
-    wanted = text_cfg.get("hf_tokenizer_name")
-    if not wanted:
-        key = json.dumps(text_cfg, sort_keys=True)
-        if key not in _tokenizers:
-            _tokenizers[key] = open_clip.get_tokenizer(name)
-        return _tokenizers[key]
+    wanted, key = text_cfg.get("hf_tokenizer_name"), json.dumps(text_cfg, sort_keys=True)
+    if not wanted and key in _simple_tokenizers:
+        return _simple_tokenizers[key]
     try:
         tokenizer: Tokenizer = open_clip.get_tokenizer(name)
+        if type(tokenizer) is open_clip.tokenizer.SimpleTokenizer:
+            _simple_tokenizers[key] = tokenizer
     except _HUB_ERRORS as error:
         raise PipelineError(
             f"the tokenizer {wanted!r} (text_cfg.hf_tokenizer_name) of {name!r} is neither on this machine nor to be "

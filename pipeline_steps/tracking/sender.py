@@ -41,7 +41,7 @@ class Sender:
         self._client: MlflowClient | None = None
         self._records: dict[Path, Record] = {}
         self._done: set[Path] = set()
-        self._sent: dict[Path, int] = {}  # how much of each record the store has
+        self._sent: dict[Path, int] = {}  # the bytes of each record that the store has
 
     def send(self) -> Pass:
         """Send what is new. A store that does not answer is asked once, and only where there is something to send."""
@@ -52,7 +52,8 @@ class Sender:
             if new:
                 store.require_answer(self._uri)
         except STORE_ERRORS as error:
-            return Pass(0, 0, len(new), store.in_a_line(error))
+            running = sum(record.status == RUNNING for record in waiting if record not in new)
+            return Pass(0, running, len(new), store.in_a_line(error))
         for record in new:
             try:
                 sent += self._send(record)

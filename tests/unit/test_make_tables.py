@@ -37,6 +37,7 @@ def test_tables_figures_and_findings_are_made_and_shown(tmp_path: Path, capsys: 
     for name in ("tables", "figures"):  # of an earlier run
         outputs[name].mkdir()
         (outputs[name] / "old.csv").touch()
+    outputs["findings"].write_text("old")
     assert command(STEP, settings=WANTED, method="report", results=results, paper=PAPER, **outputs) == 0
     assert len(list(outputs["tables"].iterdir())) == 11
     assert len(list(outputs["figures"].iterdir())) == 12

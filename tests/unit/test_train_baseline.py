@@ -129,8 +129,10 @@ def test_two_processes_write_the_checkpoint_of_one_and_count_as_one_run(
         history = pq.read_table(folder / "history.parquet").to_pylist()
         assert sum(row["name"] == "validation/recall_at_1" for row in history) == 2 * EPOCHS
     one, two = map(_weights, folders)
+    # Where a gradient is off by d, a step of Adam is by lr d / epsilon. A gradient of length 1, to which it is clipped,
+    # summed in another order is off by 7e-7 (tiny.any_order): with lr 2e-4, in twenty steps, 3e-5.
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+        torch.testing.assert_close(two[name], tensor, rtol=2e-6, atol=3e-5, msg=name)
     assert sorted(path.name for path in folders[1].glob("*.pt")) == []
 
 
@@ -194,7 +196,7 @@ def test_a_process_killed_among_two_ends_both_and_the_next_run_goes_on(
 ) -> None:
     whole, parts = _undisturbed(undisturbed, tmp_path, longer, 2), tmp_path / "parts"
     parts.mkdir()
-    often = _with_training(longer, save_minutes=0)
+    often = _with_training(longer, save_minutes=0, workers=1)
     _train(parts, often, 2, fails=True, kill_at=parts / "checkpoint.resume.as_learn_prompt.pt")
     _train(parts, often, 2)
     one, two = map(_weights, (whole, parts))

@@ -1,4 +1,4 @@
-"""A project on a cluster: its copy of the profile, the Snakemake process that drives it, and a training held still."""
+"""A project on a cluster: its copy of the profile, the Snakemake process that drives it, and a step held still."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class Held:
-    """A training that is stopped (SIGSTOP): its job and its process."""
+    """A step that is stopped (SIGSTOP): its job and its process."""
 
     job: str
     process: psutil.Process
@@ -87,7 +87,7 @@ class Held:
             self.process.resume()
 
     def told_to_end(self) -> bool:
-        """Whether SIGTERM waits for it to go on, or has come: a training takes one, and ignores more."""
+        """Whether SIGTERM waits for it to go on, or has come: a step takes one, and ignores more."""
         try:
             told = Path(f"/proc/{self.process.pid}/status").read_text()
         except FileNotFoundError:

@@ -53,10 +53,13 @@ def copied(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """A copy of the finished project: `copied(name)`; with `pairs_only` as it was before the first training."""
 
     def copy(name: str, *, pairs_only: bool = False) -> Path:
-        ignored = shutil.ignore_patterns(*(FROM_TRAINING if pairs_only else ()))
+        of_results = shutil.ignore_patterns(*(FROM_TRAINING if pairs_only else ()))
+
+        def ignored(folder: str, names: list[str]) -> set[str]:
+            return of_results(folder, names) if folder.startswith(f"{finished}/results") else {"starts"}
+
         return shutil.copytree(
-            finished, tmp_path_factory.mktemp(name) / "project", symlinks=True,
-            ignore=lambda folder, names: ignored(folder, names) if folder.startswith(f"{finished}/results") else set(),
+            finished, tmp_path_factory.mktemp(name) / "project", symlinks=True, ignore=ignored
         )  # fmt: skip
 
     return copy

@@ -31,9 +31,11 @@ def test_parts_that_end_before_their_time_go_on_and_come_together(
     project: Path, cluster: Cluster, request: pytest.FixtureRequest
 ) -> None:
     driver = Driver(project, cluster, "build_manifest", configfiles=(CONFIGFILE, "scattered.yaml"))
-    cluster.wait(lambda: _finished(project, 1) and _finished(project, 2), "shards finished")
-    held, killed = Held(_job(cluster, 1), processes_of(project, "1-of-3")[-1]), _job(cluster, 2)
+    cluster.wait(lambda: _finished(project, 1), "a shard finished")
+    held = Held(_job(cluster, 1), processes_of(project, "1-of-3")[-1])
     held.process.suspend()  # else it could end before Slurm looks at its time limit
+    cluster.wait(lambda: _finished(project, 2), "a shard finished")
+    killed = _job(cluster, 2)
     warned, before = held.job, {part: _finished(project, part) for part in (1, 2)}
     cluster.ask("scontrol", "update", f"JobId={warned}", "TimeLimit=2")  # the profile asks for SIGTERM 120 s before
     processes_of(project, "2-of-3")[-1].kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,12 +33,16 @@ def startup_environment(log: Path, environment: Mapping[str, str]) -> dict[str, 
 
 
 def first_starts_environment(log: Path, environment: Mapping[str, str], warm_python: str) -> dict[str, str]:
-    """The same for the first process of each step that `python` starts; those after it are `warm_python`."""
+    """The same for the first process of each step and method that `python` starts; those after it are `warm_python`.
+
+    Of evaluations, which do the same for every method, the first alone.
+    """
     once = log / "once"
     once.mkdir(parents=True)
-    (once / "python").write_text(
-        f'#!/bin/sh\nmkdir "{once}/$2" 2>/dev/null && exec {sys.executable} "$@"\nexec {warm_python} "$@"\n'
-    )
+    folder, cold, warm = map(shlex.quote, (str(once), sys.executable, warm_python))
+    method = 'case "$2" in *.train_*) method=${*##*--method };; esac'
+    first = f'mkdir {folder}/"$2.${{method%% *}}" 2>/dev/null'
+    (once / "python").write_text(f'#!/bin/sh\n{method}\n{first} && exec {cold} "$@"\nexec {warm} "$@"\n')
     (once / "python").chmod(0o755)
     return startup_environment(log, {**environment, "PATH": f"{once}{os.pathsep}{environment['PATH']}"})
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("warm")
+pytestmark = pytest.mark.usefixtures("warm")  # what is taken, written and freed here is so in a fork too
 
 _FAULTS = """
 import resource, sys

@@ -74,9 +74,7 @@ def model(words: int = WORDS) -> Any:
         return create_clip(architecture(Path(folder), words=words)).model
 
 
-def learner(
-    training: TrainingConfig, objective: Objective, processes: Processes, *, words: int = WORDS
-) -> Learner:  # fmt: skip
+def learner(training: TrainingConfig, objective: Objective, processes: Processes, *, words: int = WORDS) -> Learner:
     """Fresh weights, always the same, with a prompt of two vectors."""
     own = copy.deepcopy(model(words)).to(processes.device)
     prompt = new_prompt(own, 2, 0.02, torch.Generator().manual_seed(0))
