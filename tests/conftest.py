@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -18,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["PIPELINE_RUNS_FOLLOWED"] = "1"
 name_warm_python()
 os.environ["PIPELINE_RESULTS_DIR"] = tempfile.mkdtemp(prefix="results")
+atexit.register(shutil.rmtree, os.environ["PIPELINE_RESULTS_DIR"], ignore_errors=True)
 
 
 def pytest_cmdline_main(config: pytest.Config) -> None:
