@@ -53,7 +53,7 @@ def nearest(features: Vectors, own: Sequence[int], probability: Sequence[float],
 def step(model: Any, batch: Batch, training: TrainingConfig, npc: TrainNpcConfig, moments: Any = None) -> Any:
     """The weights (name to tensor) after one step of NPC from `model`, in float64, and the moments of the siamese."""
     model = copy.deepcopy(model).double()
-    named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    named = {name: one for name, one in model.named_parameters() if one.requires_grad}
     losses = _losses(model, batch)
     gradients = torch.autograd.grad(sum(losses) / len(losses), list(named.values()), retain_graph=True)
     official = npc.siamese == "official"
