@@ -179,7 +179,7 @@ _simple_tokenizers: dict[str, Tokenizer] = {}  # by text_cfg: each would read th
 
 def _tokenizer(name: str, text_cfg: Mapping[str, Any]) -> Tokenizer:
     wanted, key = text_cfg.get("hf_tokenizer_name"), json.dumps(text_cfg, sort_keys=True)
-    if not wanted and key in _simple_tokenizers:
+    if key in _simple_tokenizers:
         return _simple_tokenizers[key]
     try:
         tokenizer: Tokenizer = open_clip.get_tokenizer(name)

@@ -52,8 +52,7 @@ class Sender:
             if new:
                 store.require_answer(self._uri)
         except STORE_ERRORS as error:
-            running = sum(record.status == RUNNING for record in waiting if record not in new)
-            return Pass(0, running, len(new), store.in_a_line(error))
+            return Pass(0, len(waiting) - len(new), len(new), store.in_a_line(error))
         for record in new:
             try:
                 sent += self._send(record)

@@ -30,38 +30,39 @@ def _note(difference: Any, bound: Any) -> None:
         TESTS not in Path(frame.f_code.co_filename).parents or frame.f_code.co_filename == __file__
     ):
         frame = frame.f_back
-    place = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+    file = Path(frame.f_code.co_filename)
+    place = f"{file.relative_to(TESTS) if TESTS in file.parents else file}:{frame.f_lineno}"
     if share <= 1:
         used[place] = max(used.get(place, 0), share)
 
 
-def _assert_close(told: Callable[..., None]) -> Callable[..., None]:
-    def assert_close(actual: Any, expected: Any, **given: Any) -> None:
-        told(actual, expected, **given)
+def _assert_close(compare: Callable[..., None]) -> Callable[..., None]:
+    def assert_close(actual: Any, expected: Any, **options: Any) -> None:
+        compare(actual, expected, **options)
         if isinstance(actual, torch.Tensor) and actual.is_floating_point():
             kind = actual.dtype
             relative, absolute = torch.testing._comparison.default_tolerances(kind, kind)
-            relative, absolute = given.get("rtol", relative), given.get("atol", absolute)
+            relative, absolute = options.get("rtol", relative), options.get("atol", absolute)
             exact = expected.detach().double().cpu().numpy()
             _note(abs(actual.detach().double().cpu().numpy() - exact), absolute + relative * abs(exact))
 
     return assert_close
 
 
-def _assert_allclose(told: Callable[..., None]) -> Callable[..., None]:
-    def assert_allclose(actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0, **given: Any) -> None:
-        told(actual, desired, rtol=rtol, atol=atol, **given)
+def _assert_allclose(compare: Callable[..., None]) -> Callable[..., None]:
+    def assert_allclose(actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0, **options: Any) -> None:
+        compare(actual, desired, rtol=rtol, atol=atol, **options)
         exact = np.asarray(desired, dtype=np.float64)
         _note(abs(np.asarray(actual, dtype=np.float64) - exact), atol + rtol * abs(exact))
 
     return assert_allclose
 
 
-def _approx(told: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+def _approx(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
     def equals(approximate: Any, actual: Any) -> bool:
         if isinstance(actual, int | float) and np.isfinite(actual):
             _note(abs(actual - approximate.expected), approximate.tolerance)
-        return told(approximate, actual)
+        return compare(approximate, actual)
 
     return equals
 
