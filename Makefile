@@ -14,18 +14,23 @@ STORE ?= sqlite:///results/mlflow.db
 ARTIFACTS ?= results/mlartifacts
 CODE := pipeline_steps resources tests
 
-.PHONY: demo test quick check bench mlflow dag lock setup clean
+.PHONY: demo test quick pytest check bench mlflow dag lock setup clean
 
 demo: setup                ## the whole pipeline on the bundled pictures, then its summary
 	snakemake --configfile $(CONFIG)
 	@python -m pipeline_steps.show_summary --config $(CONFIG)
 
-# A worker more than cores: tests on a cluster also wait for Slurm.
-test: check                ## lint, types, and every test
-	CI=$(CI) python -m pytest --numprocesses=$$(python -c "import os; print(os.cpu_count() + 1)")
+# Lint and types run beside the tests' first imports, which need one core.
+test: setup                ## lint, types, and every test
+	+$(MAKE) --no-print-directory --jobs=2 check pytest
 
-quick: check               ## lint, types, and every test that needs no process of its own
-	python -m pytest --numprocesses=auto -m "not process"
+quick: setup               ## lint, types, and every test that needs no process of its own
+	+$(MAKE) --no-print-directory --jobs=2 check pytest TESTS='--numprocesses=auto -m "not process"'
+
+# A worker more than cores: tests on a cluster also wait for Slurm.
+TESTS ?= --numprocesses=$$(python -c "import os; print(os.cpu_count() + 1)")
+pytest: setup
+	CI=$(CI) python -m pytest $(TESTS)
 
 check: setup               ## lint, format, types
 	ruff check $(CODE)

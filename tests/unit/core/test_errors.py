@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multiprocessing import active_children
 from typing import Never
 
 import pytest
@@ -23,5 +24,7 @@ class _Unreadable(Dataset[int]):
 def test_an_error_of_a_data_loading_process_reads_as_it_was_raised() -> None:
     with pytest.raises(PipelineError) as caught:
         list(DataLoader(_Unreadable(), num_workers=1))
+    for process in active_children():
+        process.terminate()  # torch gives one that has failed 5 seconds to end, which it does not
     assert "Traceback" in caught.value.args[0], "torch wraps it no longer, so PipelineError need not unwrap it"
     assert str(caught.value) == TEXT
