@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_convert
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import ignore_sigterm
 from pipeline_steps.data.pictures import PictureReader
+from pipeline_steps.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,15 @@ class Batch:
         return Batch(self.rows[part], self.images[part], self.tokens[part], negative)
 
 
-class PairDataset(Dataset[tuple[Any, ...]]):
-    """Row i as (i, image (C, H, W), token ids (L,), token ids of its negative text or None).
+class EpochRows(NamedTuple):
+    """Rows of a data set, as they are in an epoch."""
+
+    epoch: int
+    rows: list[int]
+
+
+class PairDataset(Dataset[Batch]):
+    """An image, its caption and the negative text of either, as tokens, for the rows of a table.
 
     `pairs` has the columns image_path, image_offset, image_bytes and caption. `negative_text(row, epoch)` gives the
     text that becomes a hardest negative. The random part of `transform` is seeded by (seed, epoch, row), so it does
@@ -72,64 +80,65 @@ class PairDataset(Dataset[tuple[Any, ...]]):
         self._places = [pairs[name] for name in ("image_path", "image_offset", "image_bytes")]
         self._captions = pairs["caption"]
         self._pictures = pictures
-        self._transform = transform
+        self._preprocessing = Preprocessing(transform)
         self._tokenizer = tokenizer
         self._seed = seed
         self._negative_text = negative_text
-        self.epoch = 0
 
     def __len__(self) -> int:
         return len(self._captions)
 
-    def __getitem__(self, row: int) -> tuple[int, Tensor, Tensor, Tensor | None]:
+    def batch(self, wanted: EpochRows) -> Batch:
+        """These rows as they are in that epoch."""
+        images = torch.stack([self._pixels(wanted.epoch, row) for row in wanted.rows])
+        captions = [self._captions[row].as_py() for row in wanted.rows]
+        negatives = None
+        if self._negative_text is not None:
+            negatives = self._tokenizer([self._negative_text(row, wanted.epoch) for row in wanted.rows])
+        rows = torch.tensor(wanted.rows)
+        return Batch(rows, self._preprocessing.of_batch(images), self._tokenizer(captions), negatives)
+
+    __getitems__ = batch  # the name by which a data loader asks
+
+    def _pixels(self, epoch: int, row: int) -> Tensor:
         image = self._pictures.read(*(column[row].as_py() for column in self._places))
-        with seeded(mixed_seed(self._seed, self.epoch, row)):
-            pixels = self._transform(image)
-        caption = self._captions[row].as_py()
-        tokens = self._tokenizer([caption])[0]
-        if self._negative_text is None:
-            return row, pixels, tokens, None
-        negative = self._negative_text(row, self.epoch)
-        return row, pixels, tokens, tokens if negative == caption else self._tokenizer([negative])[0]
+        with seeded(mixed_seed(self._seed, epoch, row)):
+            return self._preprocessing.of_picture(image)
 
 
-class BankedPairs(Dataset[tuple[Any, ...]]):
+class BankedPairs(Dataset[Batch]):
     """The pairs of `pairs`, each with two of `bank`: those in the rows `neighbours` (P, 2) of it."""
 
     def __init__(self, pairs: PairDataset, bank: PairDataset, neighbours: NDArray[np.int64]) -> None:
         self._pairs, self._bank, self._neighbours = pairs, bank, neighbours
 
-    @property
-    def epoch(self) -> int:
-        """What the augmentation of the pairs is seeded by; the bank has none."""
-        return self._pairs.epoch
-
-    @epoch.setter
-    def epoch(self, value: int) -> None:
-        self._pairs.epoch = value
-
     def __len__(self) -> int:
         return len(self._pairs)
 
-    def __getitem__(self, row: int) -> tuple[Any, ...]:
-        of_image, of_text = self._neighbours[row].tolist()
-        return self._pairs[row], self._bank[of_image], self._bank[of_text]
+    def batch(self, wanted: EpochRows) -> Batch:
+        """These pairs as they are in that epoch, with their bank, in which nothing is random."""
+        nearest = self._neighbours[wanted.rows].T.tolist()
+        of_image, of_text = (self._bank.batch(EpochRows(0, rows)) for rows in nearest)
+        return replace(self._pairs.batch(wanted), bank=(of_image, of_text))
+
+    __getitems__ = batch
 
 
 Pairs = PairDataset | BankedPairs
 
 
 class EpochBatches(BatchSampler):
-    """Row numbers of one process's share of every batch, shuffled by (seed, epoch).
+    """Row numbers of one process's share of every batch of all epochs, shuffled by (seed, epoch).
 
     Batches are full; every pair comes at most once an epoch, the rest is left out. `share` is this process's part of
-    a batch; `first` is the batch to begin with after a resume. With `reshuffle` false every epoch has the first one's
-    order (as in the official code).
+    a batch; `first` is the batch to begin with, counted over all epochs. With `reshuffle` false every epoch has the
+    first one's order (as in the official code).
     """
 
     def __init__(
-        self, size: int, batch_size: int, seed: int, *, share: slice | None = None, reshuffle: bool = True
-    ) -> None:
+        self, size: int, batch_size: int, seed: int, *, epochs: int, first: int = 0, share: slice | None = None,
+        reshuffle: bool = True,
+    ) -> None:  # fmt: skip
         if batch_size > size:
             raise PipelineError(
                 f"training.batch_size = {batch_size} is larger than the {size} training pairs; "
@@ -137,27 +146,30 @@ class EpochBatches(BatchSampler):
             )
         self._size, self._batch_size, self._seed, self._reshuffle = size, batch_size, seed, reshuffle
         self._share = share or slice(0, batch_size)
-        self.epoch = self.first = 0
+        self.epochs, self.first = epochs, first
+        self.per_epoch = size // batch_size
 
     def __len__(self) -> int:
-        return self._size // self._batch_size
+        return self.epochs * self.per_epoch - self.first
 
-    def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(mixed_seed(self._seed, self.epoch if self._reshuffle else 0))
-        order = torch.randperm(self._size, generator=generator)
-        for number in range(self.first, len(self)):
-            start = number * self._batch_size
-            yield order[start + self._share.start : start + self._share.stop].tolist()
+    def __iter__(self) -> Iterator[EpochRows]:  # type: ignore[override]
+        for epoch in range(self.first // self.per_epoch, self.epochs):
+            generator = torch.Generator().manual_seed(mixed_seed(self._seed, epoch if self._reshuffle else 0))
+            order = torch.randperm(self._size, generator=generator)
+            for number in range(max(0, self.first - epoch * self.per_epoch), self.per_epoch):
+                start = number * self._batch_size
+                yield EpochRows(epoch, order[start + self._share.start : start + self._share.stop].tolist())
 
 
-def pair_loader(dataset: Pairs, batches: EpochBatches, workers: int) -> DataLoader[Any]:
+def pair_loader(dataset: Pairs, batches: Iterable[EpochRows], workers: int) -> DataLoader[Any]:
     """The batches, each as a Batch, read by so many processes.
 
     SIGTERM, which Slurm sends to every process of a job, ends none of them: a last batch may still be wanted.
     """
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=torch.cuda.is_available(),
-        collate_fn=collate_banked if isinstance(dataset, BankedPairs) else collate, worker_init_fn=ignore_sigterm,
+        dataset, num_workers=workers, pin_memory=torch.cuda.is_available(),
+        batch_sampler=batches,  # type: ignore[arg-type]  # a batch may be anything that the data set knows
+        collate_fn=default_convert, worker_init_fn=ignore_sigterm,
     )  # fmt: skip
 
 
@@ -182,16 +194,3 @@ def mixed_seed(*parts: int) -> int:
         state = (state ^ part) * 0xBF58476D1CE4E5B9 % 2**64
         state = (state ^ (state >> 31)) * 0x94D049BB133111EB % 2**64
     return (state ^ (state >> 29)) >> 1
-
-
-def collate(items: list[tuple[int, Tensor, Tensor, Tensor | None]]) -> Batch:
-    """Rows of a PairDataset as one Batch."""
-    rows, images, tokens, negatives = zip(*items, strict=True)
-    made = None if negatives[0] is None else torch.stack(negatives)
-    return Batch(torch.tensor(rows), torch.stack(images), torch.stack(tokens), made)
-
-
-def collate_banked(items: list[tuple[Any, ...]]) -> Batch:
-    """Rows of BankedPairs as one Batch with its bank."""
-    own, of_image, of_text = (collate(list(part)) for part in zip(*items, strict=True))
-    return replace(own, bank=(of_image, of_text))

@@ -49,12 +49,15 @@ class Phase:
     best: BestEpoch | None = None
 
     def batches(self, processes: Processes) -> EpochBatches:
-        """This process's share of every batch.
+        """This process's share of every batch of all epochs.
 
         Raises PipelineError for a batch that is larger than the data or does not divide among the processes.
         """
-        size, reshuffle = self.settings.batch_size, self.settings.shuffle == "every_epoch"
-        return EpochBatches(len(self.dataset), size, self.seed, share=processes.share(size), reshuffle=reshuffle)
+        settings = self.settings
+        return EpochBatches(
+            len(self.dataset), settings.batch_size, self.seed, epochs=settings.epochs,
+            share=processes.share(settings.batch_size), reshuffle=settings.shuffle == "every_epoch",
+        )  # fmt: skip
 
 
 @dataclass
@@ -83,7 +86,7 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
     progress = _resume(learner, phase)
     for row in progress.history:
         phase.on_metrics(row[0], {row[2]: row[3]})
-    total = settings.epochs * len(batches)
+    total, batches.first = len(batches), progress.done
     with (
         sigterm_noted() as stop_asked,
         tqdm(
@@ -91,36 +94,37 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
             disable=not processes.leads,
         ) as bar,
     ):  # fmt: skip
-        for epoch in range(progress.done // len(batches), settings.epochs):
-            batches.epoch = phase.dataset.epoch = epoch
-            batches.first = progress.done - epoch * len(batches)
-            for metrics in _epoch(learner, phase, progress, batches):
-                bar.set_postfix(epoch=epoch + 1, loss=f"{metrics['loss']:.3f}", refresh=False)
-                bar.update()
-                if not processes.agree(not stop_asked()):
-                    _keep(learner, phase, progress)
-                    processes.agree(True)  # who ends earlier could take the one that writes along
-                    raise Paused(f"SIGTERM; {phase.title} is kept after step {phase.first_step + progress.done}")
+        for epoch, metrics in _steps(learner, phase, progress, batches):
+            bar.set_postfix(epoch=epoch + 1, loss=f"{metrics['loss']:.3f}", refresh=False)
+            bar.update()
+            if not processes.agree(not stop_asked()):
+                _keep(learner, phase, progress)
+                processes.agree(True)  # who ends earlier could take the one that writes along
+                raise Paused(f"SIGTERM; {phase.title} is kept after step {phase.first_step + progress.done}")
     if phase.best is not None:
         phase.best.restore(learner)
     return progress.history
 
 
-def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBatches) -> Iterator[dict[str, float]]:
-    started = time.perf_counter()
+def _steps(
+    learner: Learner, phase: Phase, progress: _Progress, batches: EpochBatches
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Train on every batch; its epoch and numbers."""
+    started, per_epoch = time.perf_counter(), batches.per_epoch
     for batch in pair_loader(phase.dataset, batches, phase.settings.workers):
-        factor = learning_rate_factor(progress.done, len(batches), phase.settings)
+        epoch = progress.done // per_epoch
+        factor = learning_rate_factor(progress.done, per_epoch, phase.settings)
         for group in learner.optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
         step = phase.first_step + progress.done
-        update = _update(learner, phase, batch, batches.epoch, step)
+        update = _update(learner, phase, batch, epoch, step)
         progress.skipped += update.skipped
         now = time.perf_counter()
         metrics = _metrics(learner, phase, batch, update, progress.skipped)
         metrics["pairs_per_second"] = phase.settings.batch_size / (now - started)
         started = now
         progress.done += 1
-        ends = progress.done % len(batches) == 0
+        ends = progress.done % per_epoch == 0
         if ends and progress.skipped == progress.done and not learner.scale_may_fall:
             raise PipelineError(
                 f"all {progress.done} steps so far were skipped: the loss or its gradient was never finite. Lower "
@@ -129,12 +133,12 @@ def _epoch(learner: Learner, phase: Phase, progress: _Progress, batches: EpochBa
         if ends:
             metrics |= phase.monitor.epoch_metrics()
         if ends and phase.best is not None:
-            metrics |= phase.best.consider(learner, batches.epoch)
-        progress.history += [(step, batches.epoch, name, value) for name, value in metrics.items()]
+            metrics |= phase.best.consider(learner, epoch)
+        progress.history += [(step, epoch, name, value) for name, value in metrics.items()]
         phase.on_metrics(step, metrics)
         if ends or time.monotonic() - progress.kept_at >= 60 * phase.settings.save_minutes:
             _keep(learner, phase, progress)
-        yield metrics
+        yield epoch, metrics
 
 
 def _update(learner: Learner, phase: Phase, batch: Batch, epoch: int, step: int) -> Update:

@@ -7,12 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import ignore_sigterm
 from pipeline_steps.core.schema import TrainingConfig
-from pipeline_steps.data.pairs import Batch, PairDataset, collate
+from pipeline_steps.data.pairs import Batch, EpochRows, PairDataset, pair_loader
 from pipeline_steps.models.freeze import set_training_mode
 from pipeline_steps.training.update import Learner, precision_of
 
@@ -70,14 +68,10 @@ class BestEpoch:
     def _recall(self, learner: Learner) -> float:
         processes, size = learner.processes, min(self._settings.batch_size, len(self._validation))
         starts = range(0, len(self._validation) - size + 1, size)
-        own = [list(range(start, start + size)) for start in starts[processes.rank :: processes.size]]
+        own = [EpochRows(0, list(range(start, start + size))) for start in starts[processes.rank :: processes.size]]
         hits = torch.zeros(2, dtype=torch.float64, device=processes.device)
         learner.model.eval()
-        loader: DataLoader[Any] = DataLoader(
-            self._validation, batch_sampler=own, num_workers=self._settings.workers, collate_fn=collate,
-            worker_init_fn=ignore_sigterm,
-        )  # fmt: skip
-        for batch in loader:
+        for batch in pair_loader(self._validation, own, self._settings.workers):
             parts = [self._encoded(learner, chunk) for chunk in batch.chunks(self._settings.chunk_size)]
             image_ND, text_ND = (torch.cat(part) for part in zip(*parts, strict=True))
             sim_NN, place_N = image_ND @ text_ND.T, torch.arange(size, device=processes.device)

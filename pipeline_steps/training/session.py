@@ -99,7 +99,7 @@ def train(
     for plan in plans:  # what is wrong with a later phase is told before the first one trains
         _freeze(bundle, plan)
         phases.append(_phase(context, bundle, plan, tables[plan.training.pairs], first_step))
-        first_step += plan.training.epochs * len(phases[-1].batches(processes))
+        first_step += len(phases[-1].batches(processes))
     history: list[HistoryRow] = []
     for plan, phase in zip(plans, phases, strict=True):
         history += fit(_learner(context, bundle, plan, processes), phase)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from pipeline_steps.data.pairs import PairDataset
+from pipeline_steps.data.pairs import EpochRows, PairDataset
 from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.data.tar_shards import read_shard
 from pipeline_steps.models.clip import create_clip
@@ -98,14 +98,20 @@ def make_cases(folder: Path, material: Material, architecture: str) -> dict[str,
     decoded = [_bare(content) for content in material.contents[:16]]
     readers = (reader, transform, bundle.tokenizer, 0)
     from_files, from_shard = PairDataset(material.files, *readers), PairDataset(material.shard, *readers)
+
+    def one(number: int) -> EpochRows:
+        return EpochRows(0, [number])
+
     return {
         "bare Pillow, bytes in memory": lambda number: _bare(material.contents[number]),
         "our reader, files": lambda number: reader.read(names[number]),
         "our reader, tar shard": lambda number: reader.read(*(column[number] for column in shard)),
         "the training transform alone": lambda number: transform(decoded[number % 16]),
         "the tokenizer alone": lambda number: bundle.tokenizer([f"{number} {CAPTION}"]),
-        "a pair of the data set, files (read, transform, tokens)": lambda number: from_files[number],
-        "a pair of the data set, tar shard": lambda number: from_shard[number],
+        "a pair of the data set, files (read, transform, tokens)": lambda number: from_files.batch(
+            EpochRows(0, [number])
+        ),
+        "a pair of the data set, tar shard": lambda number: from_shard.batch(EpochRows(0, [number])),
         "for comparison: Pillow with draft() to 224 px": lambda number: _bare(material.contents[number], draft=224),
     }
 

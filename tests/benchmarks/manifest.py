@@ -177,8 +177,8 @@ def _shuffle(rows: int, folder: Path) -> Iterator[str]:
     from pipeline_steps.data.pairs import EpochBatches
 
     yield "imports"
-    batches = EpochBatches(rows, BATCH, 0)
-    assert sum(map(len, batches)) == rows // BATCH * BATCH
+    batches = EpochBatches(rows, BATCH, 0, epochs=1)
+    assert sum(len(batch.rows) for batch in batches) == rows // BATCH * BATCH
     yield "shuffled"
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema.evaluation import Tap
-from pipeline_steps.evaluation.features.preprocessing import Preprocessing
+from pipeline_steps.data.preprocessing import Preprocessing
 from pipeline_steps.models.clip import load_clip
 from pipeline_steps.models.penultimate import PenultimateReader
 

@@ -29,11 +29,11 @@ from pipeline_steps.core.schema import ExtractFeaturesConfig
 from pipeline_steps.core.schema.evaluation import Tap
 from pipeline_steps.data.manifest import image_root, validation_rows
 from pipeline_steps.data.pictures import PictureReader
+from pipeline_steps.data.preprocessing import Preprocessing
 from pipeline_steps.evaluation.datasets.prepared import PreparedSet, PreparedSplit
 from pipeline_steps.evaluation.features.cache import Entry, FeatureCache, GrowingFile, key_of
 from pipeline_steps.evaluation.features.encoder import Encoder, Rows
 from pipeline_steps.evaluation.features.index import Index, SetFacts, SplitFacts
-from pipeline_steps.evaluation.features.preprocessing import Preprocessing
 from pipeline_steps.evaluation.scores import EVALUATOR_VERSION
 
 PICTURE_COLUMNS = ("image_path", "image_offset", "image_bytes", "sha256")

@@ -10,7 +10,7 @@ from PIL import Image
 from torchvision import transforms
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.data.pairs import EpochBatches, PairDataset, mixed_seed, pair_loader
+from pipeline_steps.data.pairs import EpochBatches, EpochRows, PairDataset, mixed_seed, pair_loader
 from pipeline_steps.data.pictures import PictureReader
 
 TRANSFORM = transforms.Compose([transforms.RandomResizedCrop(16), transforms.ToTensor()])
@@ -33,38 +33,48 @@ def dataset(tmp_path: Path) -> PairDataset:
     return PairDataset(table, PictureReader(tmp_path), TRANSFORM, _tokens, seed=3)
 
 
-def _run(dataset: PairDataset, workers: int, epoch: int) -> tuple[list[int], torch.Tensor]:
-    batches = EpochBatches(len(dataset), 4, seed=3)
-    batches.epoch = dataset.epoch = epoch
-    parts = list(pair_loader(dataset, batches, workers))
+def _run(dataset: PairDataset, workers: int) -> tuple[list[int], torch.Tensor]:
+    parts = list(pair_loader(dataset, EpochBatches(len(dataset), 4, seed=3, epochs=2), workers))
     return torch.cat([part.rows for part in parts]).tolist(), torch.cat([part.images for part in parts])
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_and_not_on_workers(dataset: PairDataset) -> None:
-    order, images = _run(dataset, 0, epoch=0)
-    with_workers, same_images = _run(dataset, 2, epoch=0)
+    order, images = _run(dataset, 0)
+    with_workers, same_images = _run(dataset, 2)
     assert with_workers == order
     assert torch.equal(images, same_images)
-    next_order, next_images = _run(dataset, 0, epoch=1)
-    assert sorted(order) == sorted(next_order) == list(range(12))
-    assert next_order != order
-    assert not torch.equal(images[order.index(0)], next_images[next_order.index(0)])
+    first, second = order[:12], order[12:]
+    assert sorted(first) == sorted(second) == list(range(12))
+    assert first != second
+    assert not torch.equal(images[first.index(0)], images[12 + second.index(0)])
+
+
+def test_a_batch_has_the_very_numbers_of_the_transform(dataset: PairDataset, tmp_path: Path) -> None:
+    batch = dataset.batch(EpochRows(1, [7, 2]))
+    for row, pixels in zip((7, 2), batch.images, strict=True):
+        with Image.open(tmp_path / f"{row}.png") as picture, torch.random.fork_rng():
+            torch.manual_seed(mixed_seed(3, 1, row))
+            assert torch.equal(TRANSFORM(picture), pixels)
+    assert batch.images.is_contiguous()
+    assert batch.tokens.tolist() == [[7], [2]]
 
 
 def test_reading_leaves_the_generator_of_the_training_alone(dataset: PairDataset) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    dataset[4]
+    dataset.batch(EpochRows(0, [4]))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_last_partial_batch_is_left_out_and_a_batch_larger_than_the_data_is_refused() -> None:
-    assert [len(batch) for batch in EpochBatches(11, 4, seed=0)] == [4, 4]
+    batches = EpochBatches(11, 4, seed=0, epochs=2)
+    assert [len(rows) for _, rows in batches] == [4, 4, 4, 4]
+    assert len(batches) == 4
     with pytest.raises(
         PipelineError, match="batch_size = 12 is larger than the 11 training pairs; allowed: at most 11"
     ):
-        EpochBatches(11, 12, seed=0)
+        EpochBatches(11, 12, seed=0, epochs=1)
 
 
 def test_a_picture_that_went_bad_since_the_manifest_is_named(dataset: PairDataset, tmp_path: Path) -> None:
@@ -72,30 +82,34 @@ def test_a_picture_that_went_bad_since_the_manifest_is_named(dataset: PairDatase
     (tmp_path / "5.png").unlink()
     for row in (4, 5):
         with pytest.raises(PipelineError, match=f"{row}.png cannot be read"):
-            dataset[row]
+            dataset.batch(EpochRows(0, [row]))
 
 
 def test_the_order_is_the_same_for_any_number_of_processes_and_goes_on_where_it_stopped() -> None:
-    whole = list(EpochBatches(13, 4, seed=1))
-    shares = [list(EpochBatches(13, 4, seed=1, share=slice(start, start + 2))) for start in (0, 2)]
-    assert [first + second for first, second in zip(*shares, strict=True)] == whole
-    later = EpochBatches(13, 4, seed=1)
-    later.first = 2
-    assert list(later) == whole[2:]
+    whole = list(EpochBatches(13, 4, seed=1, epochs=2))
+    shares = [list(EpochBatches(13, 4, seed=1, epochs=2, share=slice(start, start + 2))) for start in (0, 2)]
+    for first, second, both in zip(*shares, whole, strict=True):
+        assert first.epoch == second.epoch == both.epoch
+        assert first.rows + second.rows == both.rows
+    for done in range(7):
+        later = EpochBatches(13, 4, seed=1, epochs=2, first=done)
+        assert list(later) == whole[done:]
+        assert len(later) == 6 - done
 
 
 def test_every_pair_comes_at_most_once_an_epoch_and_the_order_may_stay() -> None:
-    batches = EpochBatches(13, 4, seed=1)
-    assert len({row for batch in batches for row in batch}) == 12
-    again = EpochBatches(13, 4, seed=1, reshuffle=False)
-    first = list(again)
-    batches.epoch = again.epoch = 1
-    assert list(again) == first
-    assert list(batches) != first
+    batches = list(EpochBatches(13, 4, seed=1, epochs=2))
+    assert [epoch for epoch, _ in batches] == [0, 0, 0, 1, 1, 1]
+    for part in (batches[:3], batches[3:]):
+        assert len({row for _, rows in part for row in rows}) == 12
+    again = list(EpochBatches(13, 4, seed=1, epochs=2, reshuffle=False))
+    assert again[:3] == batches[:3]
+    assert [rows for _, rows in again[:3]] == [rows for _, rows in again[3:]]
+    assert [rows for _, rows in batches[:3]] != [rows for _, rows in batches[3:]]
 
 
 def test_a_batch_comes_in_chunks_in_its_order(dataset: PairDataset) -> None:
-    batch = next(iter(pair_loader(dataset, EpochBatches(12, 7, seed=0), 0)))
+    batch = next(iter(pair_loader(dataset, EpochBatches(12, 7, seed=0, epochs=1), 0)))
     assert batch.negative_tokens is None
     assert batch.chunks(None) == [batch]
     assert batch.chunks(7) == [batch]

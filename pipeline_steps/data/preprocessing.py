@@ -1,22 +1,22 @@
-"""A checkpoint's preprocessing in two parts, so that pictures travel to the device as bytes and not as floats."""
+"""A transform of pictures in two parts, of which the second takes whole batches."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
-from pipeline_steps.models.clip import ImageTransform
-
 
 class Preprocessing:
-    """What a transform does, bit for bit: first picture by picture, then with whole batches on the device.
+    """What a transform does, bit for bit: first picture by picture, then with whole batches, on any device.
 
     The second part is a transform's last two steps where they are ToTensor and Normalize, as in all of open_clip's, and
     nothing elsewhere.
     """
 
-    def __init__(self, transform: ImageTransform) -> None:
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
         self._of_picture, self._normalize = transform, None
         steps = transform.transforms if isinstance(transform, Compose) else []
         if len(steps) >= 2 and isinstance(steps[-2], ToTensor) and isinstance(steps[-1], Normalize):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline_steps.evaluation.features.preprocessing import Preprocessing
+from pipeline_steps.data.preprocessing import Preprocessing
 
 
 def _pictures() -> list[Image.Image]:
