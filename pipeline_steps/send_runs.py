@@ -16,7 +16,7 @@ from pipeline_steps.core.record import record_folders, results_dir
 if TYPE_CHECKING:
     from pipeline_steps.tracking.sender import Pass, Sender
 
-_SECONDS, _SECONDS_AFTER_AN_ERROR = 2.0, 20.0
+_SECONDS, _SECONDS_AFTER_AN_ERROR = 10.0, 20.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
