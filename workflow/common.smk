@@ -2,12 +2,14 @@
 # A study runs several experiments, and there {experiment} is a wildcard.
 import functools
 import json
+from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.core.study import experiments_of
 
+read_yaml(map(Path, workflow.configfiles))  # Snakemake's own reading keeps the last of two equal keys
 CFG = load_config(config)
 EXPERIMENTS = experiments_of(config)
 STUDY = CFG.compare_experiments.over is not None

@@ -23,6 +23,7 @@ Section = TypeVar("Section")
 Raw = Mapping[str, Any]
 PRESETS = Path(__file__).parents[2] / "config" / "methods.yaml"
 _EXAMPLE = "config/config.yaml"
+_DEEPEST = 50
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's where there is one: seven times as fast
 
 
@@ -56,12 +57,58 @@ def read_yaml(paths: Iterable[Path]) -> dict[str, Any]:
 def _parsed(path: Path, _modified: int) -> dict[str, Any]:
     """A file as it was then; Snakemake reads the same few files for every method of an experiment."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506  a safe loader
-    except yaml.YAMLError as error:
+        loaded = _document(path, path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        place = f"byte {error.object[error.start]:#x} at {error.start}"
+        raise ConfigError([f"{path} is not UTF-8 ({place}); save it in that encoding"]) from error
+    except (yaml.YAMLError, ValueError) as error:  # a date that no calendar has is a ValueError
         raise ConfigError([f"{path} is not YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(loaded, dict):
         raise ConfigError([f"{path} holds a {type(loaded).__name__}; a mapping of sections is wanted"])
     return loaded
+
+
+def _document(path: Path, text: str) -> Any:
+    """What a YAML text holds. Raises ConfigError for keys that stand twice, of which YAML's loaders keep the last."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):  # libyaml's composer ends the process where nesting has no end
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ConfigError([f"{path} is nested more than {_DEEPEST} deep; no configuration is"])
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        twice = [] if node is None else _twice(node)
+        if twice:
+            raise ConfigError([f"{path}: {told}" for told in twice])
+        return None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _twice(top: yaml.Node) -> list[str]:
+    """A sentence for each key that a mapping has more than once."""
+    problems, waiting, seen = [], [("", top)], set()
+    while waiting:
+        parent, node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(parent, item) for item in node.value]
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                dotted = f"{parent}.{key.value}" if parent else str(key.value)
+                waiting.append((dotted, value))
+                own, line = (key.tag, str(key.value)), key.start_mark.line + 1
+                if own in lines and not key.tag.endswith(":merge"):
+                    problems.append(
+                        f"{dotted} stands in line {lines[own]} and again in line {line}, and the first would be lost; "
+                        "make one of them"
+                    )
+                lines[own] = line
+    return problems
 
 
 def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:

@@ -128,6 +128,14 @@ def test_a_wrong_configuration_stops_before_any_job_with_every_error(folder: Pat
     assert "did you mean `gamma`" in ran.stdout
 
 
+def test_a_key_that_stands_twice_stops_it_too_though_snakemake_keeps_the_last(folder: Path, tmp_path: Path) -> None:
+    extra = tmp_path / "twice.yaml"
+    extra.write_text("unlearn: {gamma: 0.3}\nunlearn: {training: {epochs: 2}}\n")
+    ran = snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", str(extra)))
+    assert ran.returncode != 0
+    assert f"{extra}: unlearn stands in line 1 and again in line 2" in ran.stdout
+
+
 def test_snakemake_lint_is_clean(folder: Path) -> None:
     ran = snakemake(folder, "--lint")
     assert ran.returncode == 0, ran.stdout

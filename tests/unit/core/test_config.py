@@ -173,6 +173,38 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
         read_yaml([broken])
 
 
+def test_keys_that_stand_twice_are_all_refused_wherever_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("unlearn: {gamma: 0.3}\nlist:\n  - {1: 1, '1': 1, a: 1, a: 1}\nunlearn: {training: {epochs: 2}}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_yaml([path])
+    first, second = sorted(caught.value.problems)
+    assert first.startswith(f"{path}: list.a stands in line 3 and again in line 3")
+    assert second.startswith(f"{path}: unlearn stands in line 1 and again in line 4")
+
+
+def test_anchors_and_merge_keys_are_no_second_keys(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {z: 3}\nc:\n  <<: *a\n  <<: *b\n  x: 4\n")
+    assert read_yaml([path])["c"] == {"x": 4, "y": 2, "z": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a: Müller\n".encode("latin-1"), r"is not UTF-8 \(byte 0xfc at 4\); save it in that encoding"),
+        (b"a: " + 100_000 * b"[", "is nested more than 50 deep"),
+        (b"a:\x00 1\n", "is not YAML: unacceptable character"),
+        (b"a: 2024-13-45\n", "is not YAML: month must be in 1..12"),
+    ],
+)
+def test_what_no_configuration_can_be_is_told_as_such(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=told):
+        read_yaml([path])
+
+
 def test_a_missing_section_is_named() -> None:
     with pytest.raises(ConfigError, match="unlearn: this section is missing"):
         load_section({}, "unlearn", UnlearnConfig)
