@@ -16,7 +16,7 @@ from pipeline_steps.data.image_check import BadPicture, Picture, check_bytes, fi
 
 BrokenCause = Literal[
     "truncated_shard", "damaged_shard", "picture_without_caption", "caption_without_picture", "unreadable_caption",
-    "duplicate_key",
+    "duplicate_key", "other_endings",
 ]  # fmt: skip
 BROKEN_CAUSES: tuple[BrokenCause, ...] = get_args(BrokenCause)
 PICTURE_FORMS = ("jpg", "jpeg", "png", "webp")
@@ -50,6 +50,11 @@ class Broken:
 class _Parts:
     picture: tuple[int, int, Picture | BadPicture] | None = None
     texts: dict[str, bytes] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+
+    def beside(self) -> str:
+        """For an error: what else there is."""
+        return f"; it has {', '.join(sorted(self.others)[:5])}" if self.others else ""
 
 
 def read_shard(path: Path, caption_field: str, max_image_pixels: int) -> tuple[list[Sample], list[Broken]]:
@@ -65,8 +70,13 @@ def read_shard(path: Path, caption_field: str, max_image_pixels: int) -> tuple[l
         with path.open("rb") as stream:
             for member in members(path, os.fstat(stream.fileno()).st_size, broken):
                 match = MEMBER_NAME.fullmatch(member.name.removeprefix("./"))
-                if match and match[2].lower() in (*PICTURE_FORMS, "txt", "json"):
-                    _add(parts.setdefault(match[1], _Parts()), match, member, stream.fileno(), max_image_pixels, broken)
+                if match is None:
+                    continue
+                own = parts.setdefault(match[1], _Parts())
+                if match[2].lower() in (*PICTURE_FORMS, "txt", "json"):
+                    _add(own, match, member, stream.fileno(), max_image_pixels, broken)
+                else:
+                    own.others.append(match[2])
     except OSError as error:
         raise PipelineError(
             f"the shard {path} cannot be read ({error}); mend the disk or the file, or take it away"
@@ -115,11 +125,16 @@ def _add(
 
 
 def _sample(key: str, parts: _Parts, caption_field: str, broken: list[Broken]) -> Sample | None:
+    if parts.picture is None and not parts.texts:
+        told = f"neither picture ({', '.join(PICTURE_FORMS)}) nor .txt or .json{parts.beside()}"
+        broken.append(Broken(key, "other_endings", told))
+        return None
     if parts.picture is None:
-        broken.append(Broken(key, "caption_without_picture", f"no picture ({', '.join(PICTURE_FORMS)})"))
+        told = f"no picture ({', '.join(PICTURE_FORMS)}){parts.beside()}"
+        broken.append(Broken(key, "caption_without_picture", told))
         return None
     if not parts.texts:
-        broken.append(Broken(key, "picture_without_caption", "neither .txt nor .json"))
+        broken.append(Broken(key, "picture_without_caption", f"neither .txt nor .json{parts.beside()}"))
         return None
     try:
         caption = _caption(parts.texts, caption_field)

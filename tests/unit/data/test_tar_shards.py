@@ -112,6 +112,17 @@ def test_captions_without_picture_duplicates_and_bad_pictures_are_named(tmp_path
     ]  # fmt: skip
 
 
+def test_members_with_other_endings_are_counted_and_named(tmp_path: Path) -> None:
+    """As webdataset has it, a key ends at the first dot, and what is not asked for by its ending is not there."""
+    members = [*sample(1), (f"{1:09d}.cls", b"3")]
+    members += [("a.input.jpg", b"x"), ("a.outputs.txt", b"x"), ("b.txt", b"x"), ("b.seg.png", b"x"), ("c.npy", b"x")]
+    samples, broken = _read(tmp_path / "a.tar", members)
+    assert [one.key for one in samples] == [f"{1:09d}"]
+    assert _causes(broken) == [("a", "other_endings"), ("b", "caption_without_picture"), ("c", "other_endings")]
+    for one, named in zip(broken, ("it has input.jpg, outputs.txt", "it has seg.png", "it has npy"), strict=True):
+        assert one.message.endswith(named)
+
+
 def test_a_picture_too_large_is_not_read(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         member = tarfile.TarInfo("k.png")
