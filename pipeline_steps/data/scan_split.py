@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from pipeline_steps.core.errors import PipelineError
 
@@ -49,13 +49,18 @@ def line_count(path: Path) -> int:
 
 def _pairs(ids: Path, texts: Path, per_picture: int, name_of: Callable[[str], str]) -> Iterator[tuple[str, str]]:
     try:
-        with ids.open(encoding="utf-8") as id_lines, texts.open(encoding="utf-8") as text_lines:
+        with _lines(ids) as id_lines, _lines(texts) as text_lines:
             for line in id_lines:
                 name = name_of(line.strip())
                 for _ in range(per_picture):
                     yield name, next(text_lines).strip()
     except UnicodeDecodeError as error:
         raise PipelineError(f"{texts} is no UTF-8 text ({error})") from error
+
+
+def _lines(path: Path) -> TextIO:
+    """Open with the ends of lines that `line_count` counts: a carriage return, say, is part of a caption."""
+    return path.open(encoding="utf-8", newline="\n")
 
 
 def _naming(lists: Path, pictures: ScanPictures) -> Callable[[str], str]:
@@ -65,7 +70,8 @@ def _naming(lists: Path, pictures: ScanPictures) -> Callable[[str], str]:
         return lambda number: f"{number}.jpg"
     path = lists / "image_name.txt"
     line_count(path)
-    names = path.read_text(encoding="utf-8").splitlines()
+    with _lines(path) as lines:
+        names = list(lines)
 
     def named(number: str) -> str:
         if not number.isascii() or not number.isdecimal() or int(number) >= len(names):

@@ -161,7 +161,7 @@ def _last_line(said: IO[bytes]) -> str:
 
 def _chosen(pictures: Sequence[Picture], listed: Path) -> list[Picture]:
     """The pictures whose paths end with the lines of a list, in its order; a line begins with a whole name."""
-    lines = [line.strip().strip("/") for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip().strip("/") for line in listed.read_text(encoding="utf-8").split("\n") if line.strip()]
     depths = {line.count("/") + 1 for line in lines}
     by_tail: dict[str, list[Picture]] = {}
     for picture in pictures:

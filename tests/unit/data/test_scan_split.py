@@ -27,6 +27,16 @@ def test_flickr_ids_are_lines_of_a_list_of_names(tmp_path: Path) -> None:
     assert [name for name, _ in scan_pairs_of(tmp_path, "test", "flickr30k")] == ["c.jpg", "a.jpg", "c.jpg"]
 
 
+@pytest.mark.parametrize("inside", ["\r", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_what_only_some_call_the_end_of_a_line_is_part_of_a_caption_or_name(tmp_path: Path, inside: str) -> None:
+    captions = ["one", f"two {inside} still two", "three"]
+    write_scan(tmp_path, "train", ["0", "1", "2"], captions, [])
+    names = ["a.jpg", f"b{inside}b.jpg", "c.jpg"]
+    listed = tmp_path / "annotations/scan_split/image_name.txt"
+    listed.write_text("\n".join(names) + "\n", encoding="utf-8", newline="\n")
+    assert list(scan_pairs_of(tmp_path, "train", "flickr30k")) == list(zip(names, captions, strict=True))
+
+
 @pytest.mark.parametrize("number", ["3", "-1", "x"])
 def test_an_id_beyond_the_names_is_an_error(tmp_path: Path, number: str) -> None:
     write_scan(tmp_path, "test", [number], CAPTIONS[:1], [])
