@@ -20,12 +20,13 @@ demo: setup                ## the whole pipeline on the bundled pictures, then i
 	snakemake --configfile $(CONFIG)
 	@python -m pipeline_steps.show_summary --config $(CONFIG)
 
-# Lint and types run beside the tests' first imports, which need one core.
+# Lint and types run beside the tests' first imports, which need one core; if anything fails they are told again at the end.
 test: setup                ## lint, types, and every test
-	+$(MAKE) --no-print-directory --jobs=2 check pytest
+	+$(MAKE) --no-print-directory --jobs=2 check pytest || { $(MAKE) --no-print-directory check; exit 1; }
 
 quick: setup               ## lint, types, and every test that needs no process of its own
-	+$(MAKE) --no-print-directory --jobs=2 check pytest TESTS='--numprocesses=auto -m "not process"'
+	+$(MAKE) --no-print-directory --jobs=2 check pytest TESTS='--numprocesses=auto -m "not process"' || \
+		{ $(MAKE) --no-print-directory check; exit 1; }
 
 # A worker more than cores: tests on a cluster also wait for Slurm.
 TESTS ?= --numprocesses=$$(python -c "import os; print(os.cpu_count() + 1)")

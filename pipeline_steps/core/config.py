@@ -71,10 +71,10 @@ def _parsed(path: Path, _modified: int) -> dict[str, Any]:
 def _document(path: Path, text: str) -> Any:
     """What a YAML text holds. Raises ConfigError for keys that stand twice, of which YAML's loaders keep the last."""
     depth = 0
-    for event in yaml.parse(text, _Loader):  # libyaml's composer ends the process where nesting has no end
+    for event in yaml.parse(text, _Loader):  # libyaml crashes when it composes 100,000 levels
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _DEEPEST:
-            raise ConfigError([f"{path} is nested more than {_DEEPEST} deep; no configuration is"])
+            raise ConfigError([f"{path} has more than {_DEEPEST} levels; a configuration has fewer than ten"])
     loader = _Loader(text)
     try:
         node = loader.get_single_node()
@@ -104,8 +104,8 @@ def _twice(top: yaml.Node) -> list[str]:
                 own, line = (key.tag, str(key.value)), key.start_mark.line + 1
                 if own in lines and not key.tag.endswith(":merge"):
                     problems.append(
-                        f"{dotted} stands in line {lines[own]} and again in line {line}, and the first would be lost; "
-                        "make one of them"
+                        f"{dotted} stands in line {lines[own]} and again in line {line}: only the last would count. "
+                        "Join them, or remove one"
                     )
                 lines[own] = line
     return problems

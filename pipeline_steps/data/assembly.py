@@ -79,10 +79,12 @@ def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | N
             f"{one['shard']} {one['key']} ({one['cause']}: {one['message']})"
             for one in report["broken_in_shards_named"][:_FIRST_NAMED]
         )
+        only_names = report["broken_in_shards"].get("other_endings") == broken
+        remedy = "Rename their members to KEY.jpg and KEY.txt" if only_names else "Fetch these shards again"
         return (
             f"{broken} members or ends of shards are broken ({_listed(report['broken_in_shards'])}) beside {pictures} "
             f"whole pictures, which is more than build_manifest.max_bad_fraction = {settings.max_bad_fraction}. The "
-            f"first: {first}. Fetch these shards again, or raise max_bad_fraction."
+            f"first: {first}. {remedy}, or raise max_bad_fraction."
         )
     if bad > settings.max_bad_fraction * pictures:
         first = "; ".join(

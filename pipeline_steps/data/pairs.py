@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, default_convert
+from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.process import ignore_sigterm
@@ -53,14 +53,14 @@ class Batch:
 
 
 class EpochRows(NamedTuple):
-    """Rows of a data set, as they are in an epoch."""
+    """Which rows of a data set a batch has, and in which epoch, on which their augmentation depends."""
 
     epoch: int
     rows: list[int]
 
 
 class PairDataset(Dataset[Batch]):
-    """An image, its caption and the negative text of either, as tokens, for the rows of a table.
+    """The pairs of a table in batches: images, captions as tokens, and the tokens of their negative texts, if any.
 
     `pairs` has the columns image_path, image_offset, image_bytes and caption. `negative_text(row, epoch)` gives the
     text that becomes a hardest negative. The random part of `transform` is seeded by (seed, epoch, row), so it does
@@ -127,7 +127,7 @@ class BankedPairs(Dataset[Batch]):
 Pairs = PairDataset | BankedPairs
 
 
-class EpochBatches(BatchSampler):
+class EpochBatches(Sampler[EpochRows]):
     """Row numbers of one process's share of every batch of all epochs, shuffled by (seed, epoch).
 
     Batches are full; every pair comes at most once an epoch, the rest is left out. `share` is this process's part of
@@ -152,7 +152,7 @@ class EpochBatches(BatchSampler):
     def __len__(self) -> int:
         return self.epochs * self.per_epoch - self.first
 
-    def __iter__(self) -> Iterator[EpochRows]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[EpochRows]:
         for epoch in range(self.first // self.per_epoch, self.epochs):
             generator = torch.Generator().manual_seed(mixed_seed(self._seed, epoch if self._reshuffle else 0))
             order = torch.randperm(self._size, generator=generator)

@@ -108,10 +108,8 @@ def make_cases(folder: Path, material: Material, architecture: str) -> dict[str,
         "our reader, tar shard": lambda number: reader.read(*(column[number] for column in shard)),
         "the training transform alone": lambda number: transform(decoded[number % 16]),
         "the tokenizer alone": lambda number: bundle.tokenizer([f"{number} {CAPTION}"]),
-        "a pair of the data set, files (read, transform, tokens)": lambda number: from_files.batch(
-            EpochRows(0, [number])
-        ),
-        "a pair of the data set, tar shard": lambda number: from_shard.batch(EpochRows(0, [number])),
+        "a pair of the data set, files (read, transform, tokens)": lambda number: from_files.batch(one(number)),
+        "a pair of the data set, tar shard": lambda number: from_shard.batch(one(number)),
         "for comparison: Pillow with draft() to 224 px": lambda number: _bare(material.contents[number], draft=224),
     }
 

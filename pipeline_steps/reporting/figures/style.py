@@ -61,6 +61,6 @@ def save(folder: Path, name: str, figure: Figure, data: pd.DataFrame) -> None:
     """Write `<name>.png` (150 dpi), `<name>.svg` and `<name>.csv`, which holds what the figure shows."""
     with styled():
         figure.savefig(folder / f"{name}.png", dpi=PNG_DPI)
-        figure.set_layout_engine("none")  # the drawing has the picture's layout, which is a quarter of the work
+        figure.set_layout_engine("none")  # the SVG keeps the PNG's: a quarter of the work is layout
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     data.to_csv(folder / f"{name}.csv", index=False)

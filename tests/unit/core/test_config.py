@@ -193,7 +193,7 @@ def test_anchors_and_merge_keys_are_no_second_keys(tmp_path: Path) -> None:
     ("content", "told"),
     [
         ("a: Müller\n".encode("latin-1"), r"is not UTF-8 \(byte 0xfc at 4\); save it in that encoding"),
-        (b"a: " + 100_000 * b"[", "is nested more than 50 deep"),
+        (b"a: " + 100_000 * b"[", "has more than 50 levels"),
         (b"a:\x00 1\n", "is not YAML: unacceptable character"),
         (b"a: 2024-13-45\n", "is not YAML: month must be in 1..12"),
     ],

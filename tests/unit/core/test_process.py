@@ -28,6 +28,6 @@ def _faults(how: str) -> int:
 
 
 def test_memory_that_was_freed_is_not_faulted_in_again() -> None:
-    kept = min(_faults("keep") for _ in range(3))
-    # Kept memory is paid for once, and again where the machine takes idle pages back: 3 of 15 rounds were seen.
-    assert kept * 2 < _faults("leave"), "without it every round pays for its pages again"
+    left = _faults("leave")
+    # A machine that takes pages back while this runs can only add to them: one run that it leaves alone will do.
+    assert any(_faults("keep") * 5 < left for _ in range(10)), "without it every round pays for its pages again"

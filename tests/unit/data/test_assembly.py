@@ -85,4 +85,7 @@ def test_too_much_that_is_broken_in_shards_is_refused_with_the_first_of_it() -> 
     assert problem is not None
     assert "10 members or ends of shards are broken" in problem
     assert "3.tar x (unreadable_caption: no text)" in problem
+    assert "Fetch these shards again" in problem
+    renamed = refusal(report | {"broken_in_shards": {"truncated_shard": 0, "other_endings": 10}}, manifest_settings())
+    assert "Rename their members to KEY.jpg and KEY.txt" in str(renamed)
     assert refusal(report | {"broken_in_shards": {"truncated_shard": 1}}, manifest_settings()) is None

@@ -36,12 +36,12 @@ def test_digests_are_the_first_bits_of_sha256(tmp_path: Path, text: str) -> None
 
 
 def test_tables_larger_than_the_memory_are_sorted_on_disk(tmp_path: Path) -> None:
-    query = "SELECT sha256(n::VARCHAR) AS place, repeat(n::VARCHAR, 40) AS ballast FROM range(400000) AS t(n)"
+    query = "SELECT sha256(n::VARCHAR) AS place, repeat(n::VARCHAR, 40) AS ballast FROM range(800000) AS t(n)"
     with working_database(tmp_path / "a", threads=1, memory_bytes=64 * 2**20) as database:
         database.execute(f"CREATE TABLE large AS {query}")
         ordered = database.sql("SELECT place FROM large ORDER BY place, ballast").to_arrow_table()["place"].to_pylist()
-        assert scalar(database, "SELECT sum(length(ballast)) FROM large") > 80 * 2**20
-    assert len(ordered) == 400_000
+        assert scalar(database, "SELECT sum(length(ballast)) FROM large") > 160 * 2**20
+    assert len(ordered) == 800_000
     assert ordered == sorted(ordered)
 
 

@@ -60,10 +60,10 @@ def test_a_permutation_moves_the_chosen_and_may_give_a_caption_back(
 def test_a_permutation_leaves_one_of_the_chosen_in_its_place_on_average() -> None:
     captions = [f"caption {number}" for number in range(60)]
     kept = []
-    for seed in range(60):
+    for seed in range(200):
         after = shuffled_captions(_ids(captions), captions, fraction=0.5, seed=seed, placing="permutation")
         kept.append(30 - sum(new != old for new, old in zip(after, captions, strict=True)))
-    assert 0.5 < sum(kept) / len(kept) < 1.5
+    assert 0.7 < sum(kept) / len(kept) < 1.3
 
 
 def test_no_fraction_no_change_and_other_seeds_choose_others() -> None:
@@ -84,14 +84,11 @@ def test_one_pair_more_moves_few_of_the_chosen() -> None:
 
 @pytest.mark.parametrize("fraction", [0.1, 0.4])
 def test_every_pair_is_as_likely_to_be_chosen(fraction: float) -> None:
-    """Alone and with its neighbours, within five standard deviations."""
-    captions = [f"caption {number}" for number in range(500)]
+    captions = [f"caption {number}" for number in range(50)]
     times = Counter[int]()
-    for seed in range(40):
+    for seed in range(200):
         after = shuffled_captions(_ids(captions), captions, fraction=fraction, seed=seed)
         times.update(number for number, (new, old) in enumerate(zip(after, captions, strict=True)) if new != old)
-    assert sum(times.values()) == 40 * round(fraction * 500)
-    for together in (1, 50):
-        expected, spread = 40 * together * fraction, (40 * together * fraction * (1 - fraction)) ** 0.5
-        for first in range(0, 500, together):
-            assert abs(sum(times[number] for number in range(first, first + together)) - expected) < 5 * spread
+    assert sum(times.values()) == 200 * round(fraction * 50)
+    expected, spread = 200 * fraction, (200 * fraction * (1 - fraction)) ** 0.5
+    assert all(abs(times[number] - expected) < 5 * spread for number in range(50))

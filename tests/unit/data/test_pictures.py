@@ -162,7 +162,7 @@ def test_sixteen_bits_of_grey_are_brought_to_eight_and_what_has_no_white_is_refu
 def _epoch(rows: pa.Table, root: Path, *, workers: int, first: int = 0) -> tuple[list[int], torch.Tensor]:
     transform = transforms.Compose([transforms.RandomResizedCrop(16), transforms.ToTensor()])
     dataset = PairDataset(rows, PictureReader(root), transform, lambda texts: torch.zeros(len(texts), 1), 3)
-    batches = EpochBatches(len(dataset), 3, seed=3, epochs=1, first=first)
+    batches = EpochBatches(len(dataset), 3, seed=3, epochs=3, first=2 * (len(dataset) // 3) + first)
     read = list(pair_loader(dataset, batches, workers))
     return torch.cat([batch.rows for batch in read]).tolist(), torch.cat([batch.images for batch in read])
 

@@ -93,11 +93,11 @@ def _cases(draw: st.DrawFn) -> tuple[list[Seen], list[Seen], int]:
         phash = _flipped(source.choice(centres), source.sample(range(64), distance))
         return Seen(name, _sha256(source.randrange(30)), phash)
 
-    training = [picture(f"{number:03d}") for number in range(draw(st.integers(1, 80)))]
-    return training, [picture(number) for number in range(draw(st.integers(1, 80)))], bits
+    training = [picture(f"{number:03d}") for number in range(draw(st.integers(1, 40)))]
+    return training, [picture(number) for number in range(draw(st.integers(1, 40)))], bits
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(case=_cases())
 def test_it_finds_what_comparing_all_with_all_finds(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[list[Seen], list[Seen], int]

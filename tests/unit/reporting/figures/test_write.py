@@ -83,12 +83,14 @@ def test_equal_similarities_still_give_a_histogram() -> None:
     assert histogram_frame({"reference": same})["share"].sum() == pytest.approx(3)
 
 
-def test_without_histories_no_curves_are_drawn_and_the_others_are_the_same_files(
-    figures: Path, results: Path, measured: Measured, tmp_path: Path
-) -> None:
+def test_the_same_results_give_the_same_files(figures: Path, results: Path, measured: Measured, tmp_path: Path) -> None:
+    _write(tmp_path, results, measured, results)
+    assert all((tmp_path / path.name).read_bytes() == path.read_bytes() for path in figures.iterdir())
+
+
+def test_curves_are_left_out_where_there_are_none(results: Path, measured: Measured, tmp_path: Path) -> None:
     _write(tmp_path, results, measured, tmp_path / "nowhere")
     assert {path.stem for path in tmp_path.iterdir()} == {"recall_by_method", "fig5_similarity"}
-    assert all(path.read_bytes() == (figures / path.name).read_bytes() for path in tmp_path.iterdir())
 
 
 def test_many_methods_stand_in_two_columns(results: Path, grid: Grid) -> None:
