@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 
-from pipeline_steps.core.cost import bank_memory_mib, counted, features_memory_mib, training_memory_mib
+from pipeline_steps.core.cost import bank_memory_mib, features_memory_mib, training_memory_mib
 from pipeline_steps.core.slurm import job_prefix, wait_for_left_jobs
 
 ASKED = ("slurm_partition", "slurm_account", "nodes", "gres", "gpu", "mem_mb", "constraint", "qos", "slurm_extra")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
+from pipeline_steps.core.cost import counted
 from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.core.study import experiments_of
@@ -12,6 +13,8 @@ from pipeline_steps.core.study import experiments_of
 read_yaml(map(Path, workflow.configfiles))  # Snakemake's own reading keeps the last of two equal keys
 CFG = load_config(config)
 EXPERIMENTS = experiments_of(config)
+if CFG.model.architecture.endswith(".json") and workflow.is_main_process:
+    counted(CFG.model.architecture)  # a model of one's own that open_clip cannot build is told before its data are made
 STUDY = CFG.compare_experiments.over is not None
 SHARED_ROOT = f"{CFG.results_dir}/{CFG.experiment}"  # what the experiments of a study have in common
 followers = []  # what tells MLflow of the runs of this invocation

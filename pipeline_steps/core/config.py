@@ -14,6 +14,7 @@ import msgspec
 import yaml
 from msgspec.structs import fields
 
+from pipeline_steps.core.architecture import read_architecture
 from pipeline_steps.core.checking import checked, checked_members
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.methods import CLASSIFIER, METHODS, REFERENCE
@@ -280,26 +281,23 @@ def _forget_set_problems(sections: Mapping[str, Any]) -> list[str]:
 
 
 def _architecture_problems(path: Path, sections: Mapping[str, Any]) -> list[str]:
-    try:
-        text = json.loads(path.read_text(encoding="utf-8"))["text_cfg"]
-        # open_clip's defaults; a text tower of Hugging Face tells its layers when it is built.
-        layers, context_length = int(text.get("layers", 12)), int(text.get("context_length", 77))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return [f"model.architecture = {str(path)!r} is not a file of open_clip's form: {error!r}"]
-    if "hf_model_name" in text:
+    found, problems = read_architecture(path)
+    if found is None:
+        return [f"model.architecture: {problem}" for problem in problems]
+    text = found.text_cfg
+    if text.hf_model_name is not None:  # its layers are told when it is built
         return []
-    problems = []
     for stage in ("train_reference", "learn_prompt", "unlearn", "train_npc"):
-        if stage in sections and sections[stage].training.freeze.text_blocks > layers:
+        if stage in sections and sections[stage].training.freeze.text_blocks > text.layers:
             problems.append(
                 f"{stage}.training.freeze.text_blocks = {sections[stage].training.freeze.text_blocks}: the text tower "
-                f"of {path} has {layers} blocks; allowed: 0 to {layers}"
+                f"of {path} has {text.layers} blocks; allowed: 0 to {text.layers}"
             )
     learn = sections.get("learn_prompt")
-    if learn and learn.prompt_vectors > context_length - 3:
+    if learn and learn.prompt_vectors > text.context_length - 3:
         problems.append(
-            f"learn_prompt.prompt_vectors = {learn.prompt_vectors} does not fit context_length = {context_length} of "
-            f"{path}; allowed: at most {context_length - 3}"
+            f"learn_prompt.prompt_vectors = {learn.prompt_vectors} does not fit context_length = {text.context_length} "
+            f"of {path}; allowed: at most {text.context_length - 3}"
         )
     return problems
 

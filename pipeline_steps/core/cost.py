@@ -42,7 +42,8 @@ class ModelCost:
 def counted(architecture: str) -> ModelCost:
     """Have an architecture counted in a process of its own, so that the caller need not load torch.
 
-    What was counted once is kept in the user's cache. Raises PipelineError for one that open_clip does not know.
+    What was counted once is kept in the user's cache. Raises PipelineError for one that open_clip does not know
+    or cannot build.
     """
     known = _cache_file(architecture)
     with suppress(OSError, ValueError, TypeError):
@@ -50,7 +51,7 @@ def counted(architecture: str) -> ModelCost:
     command = [sys.executable, "-m", "pipeline_steps.models.cost", architecture]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise PipelineError(f"model.architecture = {architecture!r} cannot be counted: {ran.stderr.strip()[-500:]}")
+        raise PipelineError(f"model.architecture = {architecture!r} cannot be used: {ran.stderr.strip()[-500:]}")
     found = ModelCost(**json.loads(ran.stdout.splitlines()[-1]))
     with suppress(OSError, PipelineError):
         write_json(known, asdict(found))

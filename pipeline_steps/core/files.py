@@ -12,9 +12,13 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from pipeline_steps.core.errors import FullDiskError, PipelineError
 
+Value = TypeVar("Value")
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -89,6 +93,14 @@ def refused_name(report: Path) -> Path:
 def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON with sorted keys and a final newline."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, kind: type[Value], remedy: str) -> Value:
+    """What a JSON file holds, as a `kind`. Raises PipelineError, with the place and `remedy`, where it does not fit."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PipelineError(f"{path} is not what it should be: {error}. {remedy}") from error
 
 
 def sha256_of(path: Path, patterns: Iterable[str] = ("**/*",)) -> str:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from pipeline_steps.core.architecture import as_allowed
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import sha256_of
+from pipeline_steps.core.files import read_json, sha256_of
 from pipeline_steps.core.schema import ImportReferenceConfig
+from pipeline_steps.core.schema.architecture import Preprocess
 from pipeline_steps.models import laclip
 from pipeline_steps.models.clip import ClipBundle, create_clip, registered_name
 from pipeline_steps.models.open_clip_parts import open_clip
 from pipeline_steps.models.prompt import PROMPT_FILE
-from pipeline_steps.models.weight_file import read_weights
+from pipeline_steps.models.weight_file import Weights, load_strictly, read_weights
 
 OPENAI_PREPROCESS = {
     "mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD, "interpolation": "bicubic"
 }  # fmt: skip
-_MOST_LISTED = 20
-Weights = dict[str, Tensor]
+_OPEN_CLIPS = "Put the file there that open_clip wrote with the weights, or move the weights to a folder of their own."
+_REMEDY = "Choose the model.architecture and import_reference.format that these weights were trained with."
 
 
 @dataclass(frozen=True)
@@ -64,44 +64,9 @@ def import_clip(settings: ImportReferenceConfig, architecture: str) -> ImportedC
     prompt = weights.pop(laclip.PROMPT_KEY, None) if settings.format == "ncu" else None
     if settings.format == "ncu" and prompt is None:
         raise PipelineError(f"{path} has no {laclip.PROMPT_KEY!r}, so it is no NCU run; use format: laclip")
-    load_strictly(bundle.model, form.convert(weights, bundle.model), str(path))
+    load_strictly(bundle.model, form.convert(weights, bundle.model), str(path), _REMEDY)
     extra = {} if prompt is None else {PROMPT_FILE: {"prompt": prompt.float()}}
     return ImportedClip(replace(bundle, provenance=provenance), extra)
-
-
-def load_strictly(model: nn.Module, weights: Weights, source: str) -> None:
-    """Load a state dict of exactly the model's keys and shapes, whatever its float type.
-
-    Raises PipelineError that lists missing, unexpected and misshapen keys.
-    """
-    own = model.state_dict()
-    misshapen = [
-        f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-        for name, tensor in weights.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    groups = {
-        "missing": [name for name in own if name not in weights],
-        "unexpected": [name for name in weights if name not in own],
-        "misshapen": misshapen,
-        "not finite or of another kind": [
-            name for name, tensor in weights.items() if name in own and not _same_kind(tensor, own[name])
-        ],
-    }
-    if any(groups.values()):
-        listed = "; ".join(_listed(kind, names) for kind, names in groups.items() if names)
-        raise PipelineError(
-            f"{source} does not fit the model: {listed}. Choose the model.architecture and import_reference.format "
-            "that these weights were trained with."
-        )
-    model.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in weights.items()})
-
-
-def _same_kind(found: Tensor, wanted: Tensor) -> bool:
-    """Whether a tensor can stand for another: dense, with floats for floats, none of them infinite or NaN."""
-    if found.layout != torch.strided or found.is_meta or found.is_floating_point() != wanted.is_floating_point():
-        return False
-    return not found.is_complex() and bool(torch.isfinite(found).all())
 
 
 def _import_tag(settings: ImportReferenceConfig, tag: str, architecture: str) -> ImportedClip:
@@ -124,7 +89,15 @@ def _import_tag(settings: ImportReferenceConfig, tag: str, architecture: str) ->
         ) from error
     provenance = _provenance(settings, _checked_sha256(path, settings.sha256), architecture)
     bundle = create_clip(architecture, known)
-    open_clip.load_checkpoint(bundle.model, str(path), strict=True, weights_only=True)
+    try:
+        open_clip.load_checkpoint(bundle.model, str(path), strict=True, weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        what = " ".join(str(error).split())
+        raise PipelineError(
+            f"{path}, the weights of tag {tag!r}, cannot be read: {what}. Delete it, and run again."
+        ) from error
     return ImportedClip(replace(bundle, provenance=provenance))
 
 
@@ -149,11 +122,9 @@ def _preprocess_beside(path: Path) -> Mapping[str, Any] | None:
     config = path.parent / open_clip.constants.HF_CONFIG_NAME
     if not config.is_file():
         return None
-    try:
-        found: Mapping[str, Any] = json.loads(config.read_text(encoding="utf-8")).get("preprocess_cfg", {})
-    except (ValueError, AttributeError) as error:
-        raise PipelineError(f"{config} is not an open_clip configuration: {error!r}") from error
-    return found
+    found = read_json(config, dict[str, Any], _OPEN_CLIPS).get("preprocess_cfg", {})
+    as_allowed(found, Preprocess, f"{config}: preprocess_cfg")
+    return found  # type: ignore[no-any-return]
 
 
 def _checked_sha256(path: Path, expected: str | None) -> str:
@@ -194,11 +165,6 @@ def _provenance(settings: ImportReferenceConfig, sha256: str, architecture: str)
         "sha256": sha256,
         "architecture": architecture,
     }
-
-
-def _listed(kind: str, names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"{len(names)} {kind} ({', '.join(names[:_MOST_LISTED])}{more})"
 
 
 _FORMATS = {

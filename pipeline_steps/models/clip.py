@@ -12,13 +12,15 @@ from typing import Any
 import safetensors.torch
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
+from pipeline_steps.core.architecture import as_allowed, read_architecture, refusal
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import require_free_disk, whole_folder
+from pipeline_steps.core.files import read_json, require_free_disk, whole_folder
+from pipeline_steps.core.schema.architecture import Architecture, CheckpointConfig
 from pipeline_steps.models.open_clip_parts import bring_parts, open_clip
 from pipeline_steps.models.tokens import Tokenizer, is_from_hub, layout_of
+from pipeline_steps.models.weight_file import load_strictly, read_weights
 
 __all__ = ["ClipBundle", "ImageTransform", "Tokenizer", "create_clip", "load_clip", "save_clip"]
 
@@ -26,6 +28,7 @@ ImageTransform = Callable[[Image.Image], Tensor]
 PROVENANCE_FILE = "provenance.json"
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _HUB_ERRORS = (OSError, ImportError, ValueError)
+_AGAIN = "Delete the checkpoint's folder and run the stage that writes it again."
 _CONFIG, _WEIGHTS = open_clip.constants.HF_CONFIG_NAME, open_clip.constants.HF_SAFE_WEIGHTS_NAME
 
 
@@ -83,25 +86,18 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
     when `architecture` is given and the checkpoint is of another one.
     """
     config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
-    try:
-        model_cfg = json.loads(config_path.read_text(encoding="utf-8"))["model_cfg"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(f"{config_path} is missing or is not an open_clip configuration: {error!r}") from error
+    if not config_path.is_file():
+        raise PipelineError(f"{config_path} is missing. {_AGAIN}")
+    config = read_json(config_path, dict[str, Any], _AGAIN)
+    as_allowed(config, CheckpointConfig, str(config_path))
+    model_cfg: dict[str, Any] = config["model_cfg"]
     if architecture is not None:
         _require_same(model_cfg, open_clip.get_model_config(registered_name(architecture)), folder, architecture)
     if not weights_path.is_file():
-        raise PipelineError(f"{weights_path} is missing; run the stage that writes this checkpoint again")
-    try:
-        return _bundle(f"local-dir:{folder}", model_cfg, provenance=_provenance(folder))
-    except SafetensorError as error:
-        raise PipelineError(
-            f"{weights_path} ({weights_path.stat().st_size:,} bytes) is cut short or damaged: {error}. "
-            "Delete the folder and run the stage that writes it again."
-        ) from error
-    except RuntimeError as error:
-        raise PipelineError(
-            f"the weights in {folder} do not fit their configuration: {' '.join(str(error).split())}"
-        ) from error
+        raise PipelineError(f"{weights_path} is missing. {_AGAIN}")
+    bundle = _bundle(f"local-dir:{folder}", model_cfg, provenance=_provenance(folder))
+    load_strictly(bundle.model, read_weights(weights_path), str(weights_path), _AGAIN)
+    return bundle
 
 
 def save_clip(folder: Path, bundle: ClipBundle, extra_tensors: dict[str, dict[str, Tensor]] | None = None) -> None:
@@ -134,12 +130,10 @@ def registered_name(architecture: str) -> str:
     """
     path = Path(architecture)
     if path.suffix == ".json":
-        if not path.is_file():
-            raise PipelineError(f"model.architecture = {architecture!r}: there is no such file")
-        try:
-            open_clip.add_model_config(path)
-        except ValueError as error:
-            raise PipelineError(f"model.architecture = {architecture!r} is not JSON: {error}") from error
+        _, problems = read_architecture(path)
+        if problems:
+            raise PipelineError(f"model.architecture = {architecture!r}: {refusal(problems)}")
+        open_clip.add_model_config(path)
         architecture = path.stem
     if open_clip.get_model_config(architecture) is None:
         raise PipelineError(
@@ -155,21 +149,24 @@ def _bundle(
     preprocess_cfg: Mapping[str, Any] | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> ClipBundle:
+    as_allowed(model_cfg, Architecture, name.removeprefix("local-dir:"))
     logging.getLogger("root").setLevel(logging.ERROR)  # open_clip warns of random weights, which are meant here
     bring_parts(model_cfg)
     tokenizer = _tokenizer(name, model_cfg["text_cfg"])
     overrides = {f"image_{key}": value for key, value in (preprocess_cfg or {}).items() if key in _PREPROCESSING}
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained_text=False, **overrides)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained_text=False, load_weights=False, **overrides
+        )
+    except MemoryError:
+        raise
     except _HUB_ERRORS as error:
         wanted = model_cfg["text_cfg"].get("hf_model_name")
-        if wanted is None or isinstance(error, SafetensorError):
-            raise
-        raise PipelineError(
-            f"the configuration of the text tower {wanted!r} (text_cfg.hf_model_name) is neither on this machine nor "
-            f"to be had from the Hugging Face hub ({_first_line(error)}). Run once where there is a network, or copy "
-            "the architecture's JSON and let hf_model_name be a folder with that model's config.json."
-        ) from error
+        if wanted is None:
+            raise _cannot_build(name, error) from error
+        raise _not_to_be_had(f"the configuration of the text tower {wanted!r}", "hf_model_name", error) from error
+    except Exception as error:
+        raise _cannot_build(name, error) from error
     model.text_layout = layout_of(tokenizer)
     return ClipBundle(model, tokenizer, preprocess, model_cfg, provenance or {})
 
@@ -186,12 +183,26 @@ def _tokenizer(name: str, text_cfg: Mapping[str, Any]) -> Tokenizer:
         if type(tokenizer) is open_clip.tokenizer.SimpleTokenizer:
             _simple_tokenizers[key] = tokenizer
     except _HUB_ERRORS as error:
-        raise PipelineError(
-            f"the tokenizer {wanted!r} (text_cfg.hf_tokenizer_name) of {name!r} is neither on this machine nor to be "
-            f"had from the Hugging Face hub ({_first_line(error)}). Run once where there is a network, or copy the "
-            "architecture's JSON and let hf_tokenizer_name be a folder with the tokenizer's files."
-        ) from error
+        told = f"the tokenizer {wanted!r} of {name!r}"
+        raise _not_to_be_had(told, "hf_tokenizer_name", error) from error
     return tokenizer
+
+
+def _not_to_be_had(what: str, key: str, error: Exception) -> PipelineError:
+    if "trust_remote_code" in str(error):
+        return PipelineError(f"{what} (text_cfg.{key}) comes with code of its own, and a model is read as data")
+    return PipelineError(
+        f"{what} (text_cfg.{key}) is neither on this machine nor to be had from the Hugging Face hub "
+        f"({_first_line(error)}). Run once where there is a network, or copy the architecture's JSON and let {key} be "
+        "a folder with its files."
+    )
+
+
+def _cannot_build(name: str, error: Exception) -> PipelineError:
+    return PipelineError(
+        f"open_clip cannot build the model {name!r}: {_first_line(error)} ({type(error).__name__}). Compare its "
+        "configuration with those in config/models/ and in open_clip's model_configs."
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -201,13 +212,7 @@ def _first_line(error: Exception) -> str:
 
 def _provenance(folder: Path) -> dict[str, str]:
     path = folder / PROVENANCE_FILE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PipelineError(f"{path} is not JSON ({error}); run the stage import_reference again") from error
-    return {str(key): str(value) for key, value in found.items()}
+    return read_json(path, dict[str, str], "Run the stage import_reference again.") if path.is_file() else {}
 
 
 def _preprocess_cfg(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline_steps.core.cost import ModelCost
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.models.clip import create_clip
 
 
@@ -29,4 +30,7 @@ def model_cost(architecture: str) -> ModelCost:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(model_cost(sys.argv[1]))))
+    try:
+        print(json.dumps(asdict(model_cost(sys.argv[1]))))
+    except PipelineError as error:
+        sys.exit(str(error))

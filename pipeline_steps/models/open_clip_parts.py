@@ -37,6 +37,9 @@ def bring_parts(model_cfg: Mapping[str, Any]) -> None:
         "timm": model_cfg.get("vision_cfg", {}).get("timm_model_name"),
         "transformers": model_cfg.get("text_cfg", {}).get("hf_model_name"),
     }
+    if needed["transformers"] or model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
+        # Of a model that comes with code of its own, transformers would ask whether to run it: the answer is no.
+        importlib.import_module("transformers.dynamic_module_utils").TIME_OUT_REMOTE_CODE = 0  # type: ignore[attr-defined]
     for library, wrapper, name in _WRAPPED:
         module = importlib.import_module(f"open_clip.{wrapper}")
         if needed[library] and getattr(module, library) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,23 @@ def test_a_key_that_stands_twice_stops_it_too_though_snakemake_keeps_the_last(fo
     ran = snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", str(extra)))
     assert ran.returncode != 0
     assert f"{extra}: unlearn stands in line 1 and again in line 2" in ran.stdout
+
+
+def test_a_model_that_cannot_be_built_stops_it_before_its_data_are_made(folder: Path, tmp_path: Path) -> None:
+    model, extra = tmp_path / "own.json", tmp_path / "own.yaml"
+    content = json.loads((REPOSITORY / "config/models/smoke_rn.json").read_text())
+    extra.write_text(f"model: {{architecture: {model}}}\n")
+    for tower, words in (
+        (
+            {"timm_model_name": "vit_basee_patch16_224"},
+            "open_clip cannot build the model 'own': Unknown model (vit_basee",
+        ),
+        (content["vision_cfg"] | {"embed_layers": 3}, f"{model}: vision_cfg.embed_layers = 3: unknown key"),
+    ):
+        model.write_text(json.dumps(content | {"vision_cfg": tower}))
+        ran = snakemake(folder, "--dry-run", configfiles=("config/smoke.yaml", str(extra)))
+        assert ran.returncode != 0
+        assert words in ran.stdout
 
 
 def test_snakemake_lint_is_clean(folder: Path) -> None:

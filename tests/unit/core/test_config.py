@@ -86,7 +86,7 @@ def test_an_empty_forget_set_is_an_impossible_combination() -> None:
         ("make_tables.averages", {"All": ["openclipart", "dtd"]}, "averages.All: dtd is not evaluated; allowed: openc"),
         ("unlearn.training.freeze.text_blocks", 3, "has 2 blocks; allowed: 0 to 2"),
         ("learn_prompt.prompt_vectors", 30, "allowed: at most 29"),
-        ("model.architecture", "config/models/absent.json", "is not a file of open_clip's form"),
+        ("model.architecture", "config/models/absent.json", "there is no such file"),
         ("download_images.slow_seconds", 1, "nothing would be slow"),
         ("download_images.embedded_split", "test", "allowed is 'train'"),
         ("seeds", [2**32], "below 4294967296"),

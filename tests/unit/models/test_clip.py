@@ -45,7 +45,9 @@ def test_open_clip_loads_the_folder_by_its_own_means_with_equal_embeddings(bundl
 def test_a_checkpoint_cut_short_is_named(folder: Path) -> None:
     weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:100_000])
-    with pytest.raises(PipelineError, match=r"safetensors \(100,000 bytes\) is cut short or damaged"):
+    with pytest.raises(
+        PipelineError, match=r"safetensors \(100,000 bytes\) is cut short, damaged or no file of weights"
+    ):
         load_clip(folder)
 
 
@@ -59,7 +61,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused_with_the_keys(f
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["layers"] = 3
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(PipelineError, match="do not fit their configuration.*resblocks.2") as caught:
+    with pytest.raises(PipelineError, match="does not fit the model.*resblocks.2") as caught:
         load_clip(folder)
     assert "transformer.resblocks.2.ln_1.weight" in str(caught.value)
 
@@ -68,7 +70,7 @@ def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
     (folder / WEIGHTS).unlink()
     with pytest.raises(PipelineError, match=f"{WEIGHTS} is missing"):
         load_clip(folder)
-    with pytest.raises(PipelineError, match="open_clip_config.json is missing or is not an open_clip configuration"):
+    with pytest.raises(PipelineError, match="open_clip_config.json is missing"):
         load_clip(tmp_path / "nothing")
 
 
@@ -154,7 +156,7 @@ def test_a_text_model_that_is_not_to_be_had_is_named(tmp_path: Path) -> None:
     config = json.loads(path.read_text())
     config["text_cfg"]["hf_model_name"] = absent
     path.write_text(json.dumps(config))
-    with pytest.raises(PipelineError, match=f"text tower '{absent}' .*config.json"):
+    with pytest.raises(PipelineError, match=f"text tower '{absent}' .*a folder with its files"):
         create_clip(str(path))
 
 
@@ -162,5 +164,49 @@ def test_a_checkpoint_without_its_tokenizer_is_named(tmp_path: Path) -> None:
     save_clip(tmp_path / "checkpoint", make("siglip", tmp_path))
     for path in (tmp_path / "checkpoint").glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(PipelineError, match="the tokenizer .*hf_tokenizer_name.*checkpoint"):
+    with pytest.raises(PipelineError, match="the tokenizer .*checkpoint.*hf_tokenizer_name"):
         load_clip(tmp_path / "checkpoint")
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    """By an option in the model's file, in a checkpoint's own configuration, or by the tokenizer's folder alone."""
+    path, trace = write_architecture("siglip", tmp_path), tmp_path / "it_ran"
+    words = tmp_path / "siglip_words"
+    (words / "tokenization_own.py").write_text(f"open({str(trace)!r}, 'w')\nclass Own: pass\n")
+    tokenizer = json.loads((words / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["tokenization_own.Own", None]}}
+    save_clip(tmp_path / "checkpoint", create_clip(str(path)))
+    (words / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(PipelineError, match="comes with code of its own, and a model is read as data"):
+        create_clip(str(path))
+
+    config = json.loads(path.read_text())
+    config["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    path.write_text(json.dumps(config))
+    with pytest.raises(
+        PipelineError, match="tokenizer_kwargs.trust_remote_code = True: unknown key; allowed here: clea"
+    ):
+        create_clip(str(path))
+
+    whole = {"model_cfg": config, "preprocess_cfg": {}}
+    (tmp_path / "checkpoint" / "open_clip_config.json").write_text(json.dumps(whole))
+    with pytest.raises(PipelineError, match="open_clip_config.json: model_cfg.text_cfg.tokenizer_kwargs.trust_remote"):
+        load_clip(tmp_path / "checkpoint")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"timm_model_name": "vit_basee_patch16_224"}, "Unknown model (vit_basee_patch16_224)"),
+        ({"timm_model_name": "test_vit", "timm_pool": "rot_attn"}, "AssertionError"),
+    ],
+)
+def test_a_model_that_open_clip_cannot_build_is_named(changed: dict[str, str], words: str, tmp_path: Path) -> None:
+    path = write_architecture("timm", tmp_path)
+    config = json.loads(path.read_text())
+    config["vision_cfg"] |= changed
+    path.write_text(json.dumps(config))
+    with pytest.raises(PipelineError, match="open_clip cannot build the model 'small_timm'") as caught:
+        create_clip(str(path))
+    assert words in str(caught.value)

@@ -8,6 +8,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -15,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.models.weight_file import read_weights
+from pipeline_steps.models.weight_file import load_strictly, read_weights
+from tests.unit.models.architectures import make
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "logit_scale": torch.tensor(4.0)}
 
@@ -60,7 +62,7 @@ def test_safetensors_are_read_and_torn_ones_named(tmp_path: Path) -> None:
     save_file(prefixed(WEIGHTS), path)
     assert equal(read_weights(path), WEIGHTS)
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(PipelineError, match="w.safetensors is cut short or is no safetensors file"):
+    with pytest.raises(PipelineError, match="w.safetensors .50 bytes. is cut short, damaged or no file of weights"):
         read_weights(path)
 
 
@@ -79,7 +81,7 @@ def test_a_pickle_with_code_is_refused_and_its_code_does_not_run(tmp_path: Path,
 def test_a_bare_pickle_is_refused(tmp_path: Path, protocol: int) -> None:
     path, trace = tmp_path / "w.bin", tmp_path / "it_ran"
     path.write_bytes(pickle.dumps(Payload(trace), protocol=protocol))
-    with pytest.raises(PipelineError, match="w.bin is refused"):
+    with pytest.raises(PipelineError, match="w.bin .*no file of weights|w.bin is refused"):
         read_weights(path)
     assert not trace.exists()
 
@@ -149,8 +151,8 @@ def test_what_is_no_mapping_of_names_to_tensors_is_refused(tmp_path: Path, conte
 def test_an_empty_file_and_a_folder_are_named(tmp_path: Path, suffix: str) -> None:
     (tmp_path / f"empty.{suffix}").touch()
     (tmp_path / f"folder.{suffix}").mkdir()
-    for name in ("empty", "folder"):
-        with pytest.raises(PipelineError, match=f"{name}.{suffix} is cut short"):
+    for name, words in (("empty", "holds no weights: it is an empty file"), ("folder", "is a folder")):
+        with pytest.raises(PipelineError, match=f"{name}.{suffix} {words}"):
             read_weights(tmp_path / f"{name}.{suffix}")
 
 
@@ -158,7 +160,7 @@ def test_an_archive_that_would_grow_when_unpacked_is_refused(tmp_path: Path) -> 
     with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/constants.pkl", b"")
         archive.writestr("a/data.pkl", b"\0" * 10**6)
-    with pytest.raises(PipelineError, match=r"its data.pkl is compressed"):
+    with pytest.raises(PipelineError, match=r"its a/data.pkl is compressed"):
         read_weights(tmp_path / "bomb.pt")
 
 
@@ -168,3 +170,107 @@ def test_an_archive_without_proper_data_is_named(tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", b"not a pickle")
     with pytest.raises(PipelineError, match=r"no.pt"):
         read_weights(tmp_path / "no.pt")
+
+
+def test_missing_unexpected_and_misshapen_keys_are_all_listed(tmp_path: Path) -> None:
+    model = make("clip", tmp_path).model
+    weights = model.state_dict()
+    gone = [name for name in weights if ".ln_1." in name]
+    for name in gone:
+        weights.pop(name)
+    weights["visual.proj"] = torch.zeros(3, 4)
+    weights |= {f"strange.{number}": torch.zeros(1) for number in range(30)}
+    with pytest.raises(PipelineError) as caught:
+        load_strictly(model, weights, "w.pt", "Choose another.")
+    message = str(caught.value)
+    assert f"{len(gone)} missing ({', '.join(gone)})" in message
+    assert "30 unexpected (strange.0, " in message
+    assert "strange.19 and 10 more" in message
+    assert "1 misshapen (visual.proj (3, 4) instead of (32, 24))" in message
+
+
+def test_keys_behind_a_prefix_are_named_as_such(tmp_path: Path) -> None:
+    model = make("clip", tmp_path).model
+    weights = {f"student.clip.{name}": tensor for name, tensor in model.state_dict().items()} | {"loss": torch.ones(1)}
+    with pytest.raises(PipelineError, match="The model's keys stand after 'student.clip.' in it"):
+        load_strictly(model, weights, "w.pt", "Choose another.")
+
+
+def test_tensors_that_are_none_or_not_finite_are_named(tmp_path: Path) -> None:
+    model = make("clip", tmp_path).model
+    name = "visual.proj"
+    wanted = model.state_dict()[name]
+    for strange in (
+        torch.full(wanted.shape, 1e300, dtype=torch.float64),
+        torch.full(wanted.shape, torch.nan),
+        torch.zeros(1).expand(2**40),
+        torch.zeros(wanted.shape, dtype=torch.int64),
+        wanted.to_sparse(),
+        torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)]),
+        torch.quantize_per_tensor(wanted, 0.1, 0, torch.qint8),
+    ):
+        with pytest.raises(PipelineError, match=f"1 (misshapen|not finite or of another kind) .{name}"):
+            load_strictly(model, model.state_dict() | {name: strange}, "w.pt", "Choose another.")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("numpy_1", [True, False])
+def test_data_beside_the_weights_is_left_out(tmp_path: Path, zipped: bool, numpy_1: bool) -> None:
+    path = tmp_path / "w.pt"
+    random = {"numpy": np.random.get_state(), "torch": torch.get_rng_state(), "python": (3, (1, 2), None)}
+    content = {
+        "state_dict": WEIGHTS,
+        "optimizer": {"state": {}, "param_groups": [{"lr": np.float64(1e-4), "step": np.int64(3)}]},
+        "best": np.float32(0.5),
+        "history": np.arange(3.0),
+        "names": np.array(["a", "b"]),
+        "random": random,
+    }
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    if numpy_1:
+        renamed(path, b"numpy._core.", b"numpy.core.")
+    assert equal(read_weights(path), WEIGHTS)
+
+
+def renamed(path: Path, old: bytes, new: bytes) -> None:
+    """The same file as the library's other version writes it, where a class has another name."""
+    if not zipfile.is_zipfile(path):
+        assert old in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(old, new))
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = {member.filename: archive.read(member) for member in archive.infolist()}
+    assert any(old in content for content in members.values())
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content.replace(old, new) if name.endswith("data.pkl") else content)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n",
+            "a git-lfs pointer of 64 bytes and not",
+        ),
+        (b"\n <!DOCTYPE html><title>Google Drive", "a web page of 36 bytes and not the file itself"),
+        (b"\x1f\x8b\x08" + bytes(90), "holds no weights: it is gzip"),
+        (b"\x93NUMPY\x01\0" + bytes(90), "holds no weights: it is a NumPy array"),
+        (b"hello", "is cut short, damaged or no file of weights"),
+    ],
+)
+def test_what_is_plainly_something_else_is_called_so(tmp_path: Path, suffix: str, content: bytes, words: str) -> None:
+    path = tmp_path / f"w.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(PipelineError, match=words) as caught:
+        read_weights(path)
+    assert "weights_only" not in str(caught.value)
+
+
+def test_a_compressed_archive_of_torchs_other_form_is_refused_before_it_grows(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", b"\0" * 10**6)
+        archive.writestr("a/version", b"3\n")
+    with pytest.raises(PipelineError, match="its a/data.pkl is compressed, which torch never does"):
+        read_weights(tmp_path / "bomb.pt")
