@@ -49,6 +49,8 @@ rule all:
 
 # MLflow learns of the runs while they run, from their records, by a process of its own.
 onstart:
+    if not ON_CLUSTER:  # there Snakemake's own answer to Ctrl-C is to cancel the jobs, which keep their state too
+        end_steps_on_interrupt(logger.warning)
     followers.append(Follower(Path(CFG.results_dir), CFG.tracking.uri))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
 from pipeline_steps.core.cost import counted
 from pipeline_steps.core.follower import Follower
+from pipeline_steps.core.interrupt import end_steps_on_interrupt
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.core.study import experiments_of
 

@@ -51,7 +51,8 @@ def counted(architecture: str) -> ModelCost:
     command = [sys.executable, "-m", "pipeline_steps.models.cost", architecture]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
-        raise PipelineError(f"model.architecture = {architecture!r} cannot be used: {ran.stderr.strip()[-500:]}")
+        told = ran.stderr.strip()[-500:]
+        raise PipelineError(told if "model.architecture" in told else f"model.architecture = {architecture!r}: {told}")
     found = ModelCost(**json.loads(ran.stdout.splitlines()[-1]))
     with suppress(OSError, PipelineError):
         write_json(known, asdict(found))

@@ -16,7 +16,7 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import only_writer, sha256_of
 from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS
-from pipeline_steps.core.process import rank, sigterm_raises
+from pipeline_steps.core.process import rank, stop_raises
 from pipeline_steps.core.record import Run, RunIdentity, fingerprint_of, recorded_run, results_dir
 from pipeline_steps.core.step import Step, StepContext, option
 
@@ -50,7 +50,7 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
             stack.callback(Follower(results_dir()).finish)
             run = stack.enter_context(recorded_run(identity, settings, hashes, outputs[0]))
         else:
-            stack.enter_context(sigterm_raises())
+            stack.enter_context(stop_raises())
             run = Run(None, fingerprint_of(settings, hashes))
         first = {name: paths[0] for name, paths in files.items()}
         several = {name: paths for name, paths in files.items() if name in step.several}

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+
+
 class Terminated(BaseException):
-    """SIGTERM or Ctrl-C reached a running step; its MLflow run ends as KILLED."""
+    """A signal told a running step to stop: `by` is its name. Its run ends as KILLED."""
+
+    def __init__(self, by: str = signal.SIGTERM.name, kept: str = "") -> None:
+        super().__init__(f"{by}; {kept}" if kept else by)
+        self.by = by
 
 
 class Paused(Terminated):
-    """SIGTERM reached a step that has kept what it did since it started; run again, it goes on from there."""
+    """The same, of a step that has kept what it did since it started; run again, it goes on from there."""
 
 
 def rank() -> int:
@@ -54,33 +61,37 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Turn SIGTERM into Terminated inside the block. Once one came, the process ends and takes no other."""
+def stop_raises() -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C into Terminated inside the block. Once one came, the process ends and takes no other."""
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated(f"signal {number}")
+        ignore_stops()
+        raise Terminated(signal.Signals(number).name)
 
-    with _sigterm_handler(handler):
+    with _stop_handler(handler):
         yield
 
 
 @contextmanager
-def sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM interrupts nothing; the function given says whether one came. No other is taken."""
-    came: list[int] = []
+def stop_noted() -> Iterator[Callable[[], str]]:
+    """Inside the block SIGTERM and Ctrl-C interrupt nothing; the function given says which one came, if one did.
+
+    No other is taken.
+    """
+    came: list[str] = []
 
     def handler(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        came.append(number)
+        ignore_stops()
+        came.append(signal.Signals(number).name)
 
-    with _sigterm_handler(handler):
-        yield lambda: bool(came)
+    with _stop_handler(handler):
+        yield lambda: came[0] if came else ""
 
 
-def ignore_sigterm(_worker: int = 0) -> None:
-    """For a process that loads data: it ends with its parent, which decides what SIGTERM means."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def ignore_stops(_worker: int = 0) -> None:
+    """Take no SIGTERM and no Ctrl-C any more. A process that loads data ends with its parent, which decides."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -88,14 +99,14 @@ def failing_cleanly() -> Iterator[None]:
     """See that this process, when the block fails, ends, and says why before it does.
 
     The error's traceback may hold a loader of data. Its processes ignore SIGTERM, which is all that Python sends them
-    at its exit before it waits for them, so they are killed. Another SIGTERM is ignored: torchrun sends one to every
+    at its exit before it waits for them, so they are killed. Another signal is ignored: torchrun sends SIGTERM to every
     process when one has failed.
     """
     before = _children()
     try:
         yield
     except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        ignore_stops()
         left = _children() - before
         if left:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where one is killed
@@ -111,13 +122,18 @@ def _children() -> set[BaseProcess]:
 
 
 @contextmanager
-def _sigterm_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    before = signal.signal(signal.SIGTERM, handler)
+def _stop_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle what tells this process to stop, but for a Ctrl-C that a shell has it ignore in the background."""
+    before = {number: signal.getsignal(number) for number in _STOPS}
+    taken = [number for number in _STOPS if number == signal.SIGTERM or before[number] != signal.SIG_IGN]
+    for number in taken:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) == handler:
-            signal.signal(signal.SIGTERM, before)
+        for number in taken:
+            if signal.getsignal(number) == handler:
+                signal.signal(number, before[number])
 
 
 def process_tags() -> dict[str, str]:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline_steps.core.process import Terminated, peak_memory_mib, process_tags, sigterm_raises
+from pipeline_steps.core.process import Terminated, peak_memory_mib, process_tags, stop_raises
 
 LOG = logging.getLogger("pipeline_steps")
 FOLDER, FILE, FILES = "runs", "record.jsonl", "files"
@@ -124,7 +124,7 @@ def recorded_run(
     name = f"{time.strftime('%Y%m%d-%H%M%S')}-{cell}-{uuid.uuid4().hex[:8]}"
     run = Run(results_dir() / identity.experiment / FOLDER / name, fingerprint)
     params = {key: str(value) for key, value in _flat(settings).items()}
-    with sigterm_raises():
+    with stop_raises():
         status, started = FAILED, time.monotonic()
         try:
             run.start(identity, tags, params)

@@ -76,14 +76,14 @@ class Step:
     options: Mapping[str, str] = field(default_factory=dict)
 
     def main(self, argv: Sequence[str] | None = None) -> int:
-        """Run the step from a command line. Returns 0, 1 after an error that the user can mend, 143 after SIGTERM."""
+        """Run the step from a command line. Returns 0, 1 after an error that a user can mend, 143 when told to stop."""
         arguments = self._parser().parse_args(argv)
         log = _logger(self.name, arguments.log_file)
         # Threads that spin while they wait keep the others off the cores of a busy machine (docs/benchmarks.md).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is imported, later
         from pipeline_steps.core.execution import execute  # help does not wait for it
 
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with failing_cleanly():
                 execute(self, arguments, log)
@@ -91,8 +91,8 @@ class Step:
             log.error("%s", error)
             return 1
         except (Terminated, KeyboardInterrupt) as stop:
-            log.error("stopped (%s); its run is recorded as KILLED", stop or "Ctrl-C")
-            if isinstance(stop, Paused) and rank() == 0:
+            log.error("stopped (%s); its run is recorded as KILLED", str(stop) or "Ctrl-C")
+            if isinstance(stop, Paused) and stop.by == signal.SIGTERM.name and rank() == 0:
                 from pipeline_steps.core.slurm import requeue
 
                 requeue()
@@ -103,7 +103,8 @@ class Step:
                 log.error("another process may have failed first; its log is %s.rank<number>", arguments.log_file)
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
         return 0
 
     def _parser(self) -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pipeline_steps
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import publish_folder, require_free_disk, whole_file
-from pipeline_steps.core.process import Paused, Terminated, sigterm_noted
+from pipeline_steps.core.process import Paused, Terminated, stop_noted
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.failures import failed_in_passing
 from pipeline_steps.data.progress import progress_bar
@@ -67,9 +67,9 @@ class Workplace:
     def publish(self) -> None:
         """Make the finished folder the output, replacing an older one, and remove the work folder.
 
-        SIGTERM waits meanwhile: stopped half-way, the step would have lost what it has fetched.
+        A signal to stop waits meanwhile: stopped half-way, the step would have lost what it has fetched.
         """
-        with sigterm_noted():
+        with stop_noted():
             shutil.rmtree(self.shards / "_tmp", ignore_errors=True)  # of an img2dataset that was killed at its end
             publish_folder(self.shards, self.images)
             shutil.rmtree(self.top)
@@ -88,8 +88,8 @@ def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) ->
     """Download every URL of `source` that no finished shard holds into `work.shards`, then what failed in passing.
 
     That is asked for in `retry_passes` more turns, whose shards are numbered after those of the whole list. Raises
-    PipelineError for a full disk (before it starts) and when img2dataset fails or stands still, and on SIGTERM Paused
-    where shards have been finished, else Terminated.
+    PipelineError for a full disk (before it starts) and when img2dataset fails or stands still, and when told to
+    stop Paused where shards have been finished, else Terminated.
     """
     remove_shards(work.shards, (settings.retry_passes + 1) * source.shards_of_list)  # of a run that had more turns
     work.forget_shards(0.0)
@@ -107,7 +107,7 @@ def fetch(source: UrlSource, settings: DownloadImagesConfig, work: Workplace) ->
                 table = failed_in_passing(work.shards, shards, table, settings.samples_per_shard)
     except Terminated as stop:
         if set(work.finished_shards()) - before:
-            raise Paused(*stop.args) from stop
+            raise Paused(stop.by) from stop
         raise
     work.shards.mkdir(parents=True, exist_ok=True)  # also where there is nothing to fetch
 
@@ -130,7 +130,7 @@ def _fetch_turn(turn: _Turn, bytes_per_row: int, settings: DownloadImagesConfig,
     with running(command, child_environment(settings), work.log) as process:
         watch(process, work, turn.rows_before + rows, longest_silence)
     if process.returncode == -signal.SIGTERM:  # Slurm sends it to every process of a job
-        raise Terminated(f"signal {signal.SIGTERM:d}")
+        raise Terminated()
     if process.returncode != 0:
         raise PipelineError(
             f"img2dataset ended with exit code {process.returncode}. Its last lines:\n{_tail(work.log)}\n"

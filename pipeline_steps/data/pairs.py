@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_convert
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import ignore_sigterm
+from pipeline_steps.core.process import ignore_stops
 from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.data.preprocessing import Preprocessing
 
@@ -164,12 +164,12 @@ class EpochBatches(Sampler[EpochRows]):
 def pair_loader(dataset: Pairs, batches: Iterable[EpochRows], workers: int) -> DataLoader[Any]:
     """The batches, each as a Batch, read by so many processes.
 
-    SIGTERM, which Slurm sends to every process of a job, ends none of them: a last batch may still be wanted.
+    SIGTERM, which Slurm sends to every process of a job, and Ctrl-C end none of them: a last batch may be wanted.
     """
     return DataLoader(
         dataset, num_workers=workers, pin_memory=torch.cuda.is_available(),
         batch_sampler=batches,  # type: ignore[arg-type]  # a batch may be anything that the data set knows
-        collate_fn=default_convert, worker_init_fn=ignore_sigterm,
+        collate_fn=default_convert, worker_init_fn=ignore_stops,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import Paused, ignore_sigterm, sigterm_noted
+from pipeline_steps.core.process import Paused, ignore_stops, stop_noted
 from pipeline_steps.core.schema import TrainClassifierConfig
 from pipeline_steps.data.pairs import mixed_seed, seeded
 from pipeline_steps.methods.clipcleaner.mixfix import balanced_order, mixed, mixfix
@@ -97,7 +97,7 @@ def train_classifier(
 ) -> list[dict[str, float]]:
     """Train `model` in place; the measures of every epoch. The state is kept after each, and a rerun goes on from it.
 
-    SGD over N // batch_size batches an epoch. Raises PipelineError when a loss is not finite, and Paused on SIGTERM.
+    SGD over N // batch_size batches an epoch. Raises PipelineError when a loss is not finite, and Paused when told to stop.
     """
     model.to(device)
     optimizer = torch.optim.SGD(
@@ -108,7 +108,7 @@ def train_classifier(
     _resume(model, optimizer, schedule, course, state_file, fingerprint)
     for number, measured in enumerate(course.history):
         on_epoch(number, measured)
-    with sigterm_noted() as stop_asked:
+    with stop_noted() as stop_asked:
         for epoch in range(course.done, settings.epochs):
             measured = {"loss": _epoch(model, optimizer, sources, course, settings, seed, device, stop_asked)}
             schedule.step()
@@ -131,21 +131,21 @@ def predict(
     """Class probabilities (N, K) on the CPU, in the order of the pictures."""
     model.eval()
     loader = DataLoader(
-        pictures, 4 * settings.batch_size, num_workers=settings.workers, worker_init_fn=ignore_sigterm
+        pictures, 4 * settings.batch_size, num_workers=settings.workers, worker_init_fn=ignore_stops
     )  # fmt: skip
     return torch.cat([model(images.to(device)).float().softmax(dim=1).cpu() for _, images in loader])
 
 
 def _epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, sources: Sources, course: _Course,
-    settings: TrainClassifierConfig, seed: int, device: torch.device, stop_asked: Callable[[], bool],
+    settings: TrainClassifierConfig, seed: int, device: torch.device, stop_asked: Callable[[], str],
 ) -> float:  # fmt: skip
     """The mean loss of the epoch after those that are done."""
     model.train()
     sources.training.epoch = epoch = course.done
     batches = list(_batches(sources, course, settings, mixed_seed(seed, epoch)))
     loader = DataLoader(
-        sources.training, batch_sampler=batches, num_workers=settings.workers, worker_init_fn=ignore_sigterm
+        sources.training, batch_sampler=batches, num_workers=settings.workers, worker_init_fn=ignore_stops
     )  # fmt: skip
     losses = []
     for number, (places, images) in enumerate(tqdm(loader, f"epoch {epoch + 1}", mininterval=5.0, unit="batch")):
@@ -168,9 +168,9 @@ def _epoch(
     return float(np.mean(losses))
 
 
-def _stop_if(asked: Callable[[], bool], done: int) -> None:
+def _stop_if(asked: Callable[[], str], done: int) -> None:
     if asked():
-        raise Paused(f"SIGTERM; the classifier is kept after {done} epochs")
+        raise Paused(asked(), f"the classifier is kept after {done} epochs")
 
 
 def _batches(sources: Sources, course: _Course, settings: TrainClassifierConfig, seed: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.process import Paused, sigterm_noted
+from pipeline_steps.core.process import Paused, stop_noted
 from pipeline_steps.core.schema import TrainingConfig
 from pipeline_steps.data.pairs import Batch, EpochBatches, Pairs, mixed_seed, pair_loader
 from pipeline_steps.models.freeze import set_training_mode
@@ -74,8 +74,8 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
     """Train for `settings.epochs` epochs; return the history as (step, epoch, name, value).
 
     State is kept every `save_minutes` and after every epoch; a training that ended at whatever moment goes on from
-    there, with the same batches, and on CPU ends in the weights of an undisturbed one, bit for bit. On SIGTERM in any
-    of the processes all of them end after the same step, with Paused, once the state is kept.
+    there, with the same batches, and on CPU ends in the weights of an undisturbed one, bit for bit. On SIGTERM or
+    Ctrl-C in any of the processes all of them end after the same step, with Paused, once the state is kept.
     Raises PipelineError on a batch that the processes cannot share, on a loss or gradient that is not finite where
     `on_nonfinite` is `stop`, and for batch normalisation whose statistics would depend on processes or chunks.
     """
@@ -88,7 +88,7 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
         phase.on_metrics(row[0], {row[2]: row[3]})
     total, batches.first = len(batches), progress.done
     with (
-        sigterm_noted() as stop_asked,
+        stop_noted() as stop_asked,
         tqdm(
             total=total, initial=progress.done, desc=phase.title, unit="batch", mininterval=5.0,
             disable=not processes.leads,
@@ -100,7 +100,8 @@ def fit(learner: Learner, phase: Phase) -> list[HistoryRow]:
             if not processes.agree(not stop_asked()):
                 _keep(learner, phase, progress)
                 processes.agree(True)  # who ends earlier could take the one that writes along
-                raise Paused(f"SIGTERM; {phase.title} is kept after step {phase.first_step + progress.done}")
+                kept = f"{phase.title} is kept after step {phase.first_step + progress.done}"
+                raise Paused(stop_asked() or "another process was told to", kept)
     if phase.best is not None:
         phase.best.restore(learner)
     return progress.history

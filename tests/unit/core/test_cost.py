@@ -58,7 +58,7 @@ def test_a_vit_is_counted_as_its_authors_count_it() -> None:
 
 
 def test_an_unknown_architecture_is_named() -> None:
-    with pytest.raises(PipelineError, match="'ViT-Q-99' cannot be counted"):
+    with pytest.raises(PipelineError, match="'ViT-Q-99' is not known to open_clip"):
         counted("ViT-Q-99")
 
 

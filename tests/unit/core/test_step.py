@@ -90,18 +90,19 @@ def test_threads_of_a_step_wait_asleep_unless_the_user_says_otherwise(
         assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
-def test_a_step_that_failed_kills_its_loaders_and_takes_sigterm_no_more_until_it_has_told() -> None:
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGCHLD)
+def test_a_step_that_failed_kills_its_loaders_and_takes_no_signal_until_it_has_told() -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+    before = {number: signal.getsignal(number) for number in numbers}
     left = multiprocessing.get_context("fork").Process(target=_ignore_sigterm, daemon=True)
     try:
         with pytest.raises(RuntimeError, match="a picture"), failing_cleanly():
             left.start()
             raise RuntimeError("a picture")
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         left.join(10)
         assert left.exitcode == -signal.SIGKILL
     finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGCHLD), before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
