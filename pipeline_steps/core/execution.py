@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,9 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pipeline_steps.core.config import ConfigError, load_config, load_section, read_yaml, resolve, section_type
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import only_writer, sha256_of
+from pipeline_steps.core.files import only_writer, require_replaceable, sha256_of
 from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.process import rank, stop_raises
@@ -35,6 +36,9 @@ def execute(step: Step, arguments: argparse.Namespace, log: logging.Logger) -> N
     missing = [f"{option(name)} {path}" for name in step.inputs for path in files.get(name, ()) if not path.exists()]
     if missing:
         raise PipelineError(f"these inputs do not exist: {', '.join(missing)}. Run the stage that makes them first.")
+    for name in step.outputs:
+        for path in files.get(name, ()):
+            require_replaceable(path)
     experiment = load_section(raw, "experiment", section_type("experiment")) if "experiment" in raw else "standalone"
     identity = RunIdentity(experiment, step.name, arguments.method, arguments.seed)
     options = {name: word for name in step.options if (word := getattr(arguments, name)) is not None}
@@ -96,8 +100,8 @@ def _settings(arguments: argparse.Namespace) -> Mapping[str, Any]:
         load_config(raw, method)
         return resolve(raw, method)
     try:
-        loaded = json.loads(arguments.settings)
-    except json.JSONDecodeError as error:
+        loaded = msgspec.json.decode(arguments.settings)
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise ConfigError([f"--settings is not JSON ({error}); use --config FILE for YAML"]) from error
     if not isinstance(loaded, dict):
         raise ConfigError(["--settings must be a JSON object of sections"])

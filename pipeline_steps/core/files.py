@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from pipeline_steps.core.errors import FullDiskError, PipelineError
 
 Value = TypeVar("Value")
@@ -29,6 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     On an exception the temporary file goes and `path` keeps its old content. Raises PipelineError when the disk
     or the quota is full.
     """
+    require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path)
     try:
@@ -49,6 +48,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     An older folder at `path` is replaced. Raises PipelineError when the disk or the quota is full.
     """
+    require_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_name(path)
     partial.mkdir()
@@ -58,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if member.is_file():
                 _fsync(member)
         if path.exists():
-            shutil.rmtree(path)
+            shutil.rmtree(path)  # where it is a file, that is told
         partial.replace(path)
         _fsync(path.parent)
     except OSError as error:
@@ -68,11 +68,22 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def require_replaceable(path: Path) -> None:
+    """Raise PipelineError where something stands at `path` that is neither a file nor a folder of its own."""
+    if path.is_symlink():
+        raise PipelineError(
+            f"{path} is a link to {path.readlink()}, which is not written over. Remove it, or name another"
+        )
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise PipelineError(f"{path} is a device or a pipe, which is not written over. Name a file or a folder")
+
+
 def publish_folder(finished: Path, path: Path) -> None:
     """Make a finished folder of very many files `path` in one rename, replacing an older one.
 
     One flush of the whole system before it: an fsync of each of many small files would take far longer.
     """
+    require_replaceable(path)
     os.sync()
     if path.exists():
         shutil.rmtree(path)
@@ -97,6 +108,8 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path, kind: type[Value], remedy: str) -> Value:
     """What a JSON file holds, as a `kind`. Raises PipelineError, with the place and `remedy`, where it does not fit."""
+    import msgspec
+
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.errors import PipelineError, told
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.process import Paused, Terminated, failing_cleanly, rank, world_size
 
@@ -78,7 +78,11 @@ class Step:
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run the step from a command line. Returns 0, 1 after an error that a user can mend, 143 when told to stop."""
         arguments = self._parser().parse_args(argv)
-        log = _logger(self.name, arguments.log_file)
+        try:
+            log = _logger(self.name, arguments.log_file)
+        except OSError as error:
+            print(f"{self.name}: --log-file: {told(error)}", file=sys.stderr)
+            return 1
         # Threads that spin while they wait keep the others off the cores of a busy machine (docs/benchmarks.md).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch reads it when it is imported, later
         from pipeline_steps.core.execution import execute  # help does not wait for it
@@ -97,7 +101,11 @@ class Step:
 
                 requeue()
             return 143
-        except Exception:
+        except Exception as error:
+            words = told(error)
+            if words is not None:
+                log.error("%s", words)
+                return 1
             log.exception("unexpected error")
             if world_size() > 1:
                 log.error("another process may have failed first; its log is %s.rank<number>", arguments.log_file)
@@ -128,8 +136,10 @@ class Step:
             "--method", default=shared, required=shared is None, choices=[shared] if shared else list(METHODS),
             help="whose run this is: MLflow keeps a method's steps under one parent",
         )  # fmt: skip
-        parser.add_argument("--seed", type=int, default=0, help="seed of every random choice")
-        parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves the libraries' choice")
+        parser.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0, help="seed of every random choice")
+        parser.add_argument(
+            "--threads", type=_whole(0, 2**16), default=0, help="CPU threads; 0 leaves the libraries' choice"
+        )
         parser.add_argument("--log-file", type=Path, help="also write the log to this file")
         return parser
 
@@ -137,6 +147,17 @@ class Step:
 def option(name: str) -> str:
     """The option of the command line for a name."""
     return f"--{name.replace('_', '-')}"
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    """What argparse reads a whole number with."""
+
+    def number(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or not lowest <= int(text[:20]) <= highest:
+            raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from {lowest} to {highest}")
+        return int(text)
+
+    return number
 
 
 def _logger(name: str, path: Path | None) -> logging.Logger:

@@ -97,7 +97,7 @@ def train_classifier(
 ) -> list[dict[str, float]]:
     """Train `model` in place; the measures of every epoch. The state is kept after each, and a rerun goes on from it.
 
-    SGD over N // batch_size batches an epoch. Raises PipelineError when a loss is not finite, and Paused when told to stop.
+    SGD over N // batch_size batches an epoch. Raises PipelineError when a loss is not finite, and Paused on a signal.
     """
     model.to(device)
     optimizer = torch.optim.SGD(

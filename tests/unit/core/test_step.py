@@ -109,3 +109,68 @@ def test_a_step_that_failed_kills_its_loaders_and_takes_no_signal_until_it_has_t
 def _ignore_sigterm() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(60)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "a").write_bytes(b"a")
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        (
+            "a/below",
+            "a: File exists. A file stands where a folder belongs: move it away, or name another",
+        ),
+        (
+            "folder",
+            "folder: Is a directory. A folder stands where a file belongs: move it away, or name another place.",
+        ),
+        ("link", "link is a link to elsewhere, which is not written over. Remove it, or name another"),
+        ("pipe", "pipe is a device or a pipe, which is not written over. Name a file or a folder"),
+        (f"{'x' * 300}", "File name too long. Give the experiment or the folder a shorter name."),
+    ],
+)
+def test_what_cannot_be_written_is_told_without_a_traceback(
+    output: str, words: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    os.mkfifo(tmp_path / "pipe")
+    assert _main([source], [tmp_path / output]) == 1
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_log_that_cannot_be_written_is_told(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _main([source], [tmp_path / "b"], "--log-file", str(tmp_path)) == 1
+    assert f"eval_retrieval: --log-file: {tmp_path}: Is a directory." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [("--threads", "-5"), ("--seed", "-1"), ("--seed", str(2**70)), ("--seed", "1e3"), ("--seed", "١")],
+)
+def test_numbers_of_the_command_line_are_checked(
+    option: str, word: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        _main([source], [tmp_path / "b"], f"{option}={word}")
+    assert f"argument {option}: {word!r}: allowed is a whole number from 0 to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings", ["[1]", "{", "[" * 10**5, '{"experiment": "../x", "eval_retrieval": {"recall_at": [1]}}']
+)
+def test_settings_of_another_form_are_told(
+    settings: str, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--source", str(source), "--copy", str(tmp_path / "b"), "--method", "ncu"]
+    assert STEP.main([*options, "--dataset", "x", "--settings", settings]) == 1
+    shown = capsys.readouterr().err
+    assert "the configuration has 1 error(s)" in shown
+    assert "Traceback" not in shown
