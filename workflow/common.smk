@@ -2,6 +2,7 @@
 # A study runs several experiments, and there {experiment} is a wildcard.
 import functools
 import json
+import os
 from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
@@ -40,13 +41,13 @@ OWN_PAIRS = {
 SCATTERED = CFG.download_images.jobs > 1
 PART = "download_images/parts/{scatteritem}" if SCATTERED else "download_images"
 
-# Every job finds the package and the results folder, wherever Snakemake runs it. `launch nodes N threads module ...` starts
-# a step in one process, in N that train together, or in N on each of several machines of a Slurm job; a profile's
-# set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
+# Every job finds the package and the results folder, wherever Snakemake runs it: by the environment, which no shell parses.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(workflow.basedir), os.environ.get("PYTHONPATH")]))
+os.environ["PIPELINE_RESULTS_DIR"] = CFG.results_dir
+# `launch nodes N threads module ...` starts a step in one process, in N that train together, or in N on each of several
+# machines of a Slurm job; a profile's set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(
-    f"export PYTHONPATH={workflow.basedir!r}:$PYTHONPATH "
-    f"PIPELINE_RESULTS_DIR={CFG.results_dir!r} PIPELINE_RUNS_FOLLOWED=1 "
-    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
+    "export PIPELINE_RUNS_FOLLOWED=1 TORCH_ELASTIC_SHUTDOWN_TIMEOUT=300; "
     "launch() {{ local nodes=$1 processes=$2 threads=$3; shift 3; "
     'if [ "$nodes" -gt 1 ]; then exec srun --nodes "$nodes" --ntasks-per-node 1 --cpus-per-task "$threads" '
     '--wait 300 torchrun --nnodes "$nodes" --nproc-per-node "$processes" --rdzv-backend c10d '

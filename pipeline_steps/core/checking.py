@@ -21,6 +21,7 @@ from pipeline_steps.core.schema.values import Section
 
 Kind = TypeVar("Kind")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
 _BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
@@ -156,8 +157,10 @@ class _Reader:
             value = float(value)
         try:
             found = msgspec.convert(value, kind)
-        except ValidationError:
+        except (ValidationError, UnicodeEncodeError):
             found = math.nan
+        if isinstance(found, str) and not found.isprintable() and _HALF_CHARACTER.search(found):
+            found = math.nan  # JSON can spell half of a character, which no file name and no text can hold
         if isinstance(found, float) and not math.isfinite(found):
             self._problem(place, f" = {value!r}: allowed is {allowed(kind)}")
         return found
@@ -169,6 +172,8 @@ class _Reader:
 def allowed(kind: Any) -> str:
     """The values of a type, in words."""
     base, metas = _unwrapped(kind)
+    if described := next((meta.description for meta in metas if meta.description), None):
+        return described
     if get_origin(base) is Literal:
         return " or ".join(repr(member) for member in get_args(base))
     if get_origin(base) in (Union, UnionType):

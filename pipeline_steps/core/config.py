@@ -118,8 +118,13 @@ def resolve(raw: Raw, method: str | None = None) -> dict[str, Any]:
     Raises ConfigError for an unknown preset.
     """
     columns = read_yaml([PRESETS])
-    preset = raw.get("preset")
-    if preset not in columns:
+    if "preset" not in raw:
+        project = PRESETS.parents[1]
+        told = f"preset: this key is missing, and with it all of {_EXAMPLE}, over which other files are laid"
+        remedy = f"Run from the project's folder ({project}; Snakemake: --directory {project}), or name that file, too"
+        raise ConfigError([f"{told}. {remedy}"])
+    preset = raw["preset"]
+    if not isinstance(preset, str) or preset not in columns:
         raise ConfigError([f"preset = {preset!r}: allowed is one of {', '.join(columns)} ({PRESETS.name})"])
     return merged(columns[preset], raw, {} if method is None else METHODS[method].settings)
 

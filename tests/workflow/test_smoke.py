@@ -253,8 +253,8 @@ def test_an_edited_layer_count_in_the_models_file_reruns_from_the_reference(fold
     assert planned_jobs(folder) == {}
 
 
-def test_paths_may_hold_spaces(folder: Path) -> None:
-    pictures = folder / "my pictures"
+def test_paths_may_hold_whatever_a_shell_would_read(folder: Path) -> None:
+    pictures, results = folder / "my pictures; $(touch it_ran)", 'o\'r results & $(touch it_ran) "é" #1%20'
     pictures.mkdir()
     rows = ["image_path,text_content"]
     for number in range(30):
@@ -263,12 +263,14 @@ def test_paths_may_hold_spaces(folder: Path) -> None:
     (pictures / "pairs.csv").write_text("\n".join(rows))
     edited = _edited(
         folder,
-        "results_dir: my results\nbuild_manifest: {source_csv: my pictures/pairs.csv, validation_fraction: 0.3}\n",
+        f"results_dir: {json.dumps(results)}\n"
+        f"build_manifest: {{source_csv: {json.dumps(f'{pictures.name}/pairs.csv')}, validation_fraction: 0.3}}\n",
     )
     ran = snakemake(folder, "build_manifest", configfiles=edited, environment=warm_environment(tells_mlflow=True))
     assert ran.returncode == 0, ran.stdout[-3000:]
-    assert json.loads((folder / "my results/smoke/build_manifest/report.json").read_text())["pairs"] == 30
-    assert (folder / "my results/mlflow.db").is_file()
+    assert json.loads((folder / results / "smoke/build_manifest/report.json").read_text())["pairs"] == 30
+    assert (folder / results / "mlflow.db").is_file()
+    assert not list(folder.rglob("it_ran"))
 
 
 def test_an_edited_key_of_an_evaluation_reruns_it_and_the_tables(folder: Path) -> None:

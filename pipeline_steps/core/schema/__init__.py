@@ -7,6 +7,7 @@ error at once.
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta
 
@@ -44,7 +45,7 @@ from pipeline_steps.core.schema.training import (
     TrainingConfig,
     TrainReferenceConfig,
 )
-from pipeline_steps.core.schema.values import Name, Positive, Section, Seed
+from pipeline_steps.core.schema.values import Experiment, Name, PathText, Positive, Section, Seed
 
 __all__ = [
     "BuildManifestConfig",
@@ -91,6 +92,14 @@ class TrackingConfig(Section, frozen=True):
 
     uri: str | None
 
+    def __post_init__(self) -> None:
+        """What stands in a configuration is shown, logged and kept with the results; a password must not be."""
+        if self.uri is not None and urlsplit(self.uri).password:
+            raise ValueError(
+                "uri has a password, which would stand in logs: give it in the environment, for a server as "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, for PostgreSQL as PGPASSWORD or in ~/.pgpass"
+            )
+
 
 class ShowBillConfig(Section, frozen=True):
     """What a GPU sustains, TFLOP/s, for the bill at the end of a dry run on a cluster."""
@@ -103,9 +112,9 @@ class Config(Section, frozen=True):
     the file is laid over.
     """
 
-    experiment: Name
+    experiment: Experiment
     preset: Literal["ours", "paper", "official"]
-    results_dir: Annotated[str, Meta(min_length=1)]
+    results_dir: PathText
     seeds: Annotated[tuple[Seed, ...], Meta(min_length=1)]
     methods: tuple[Name, ...]
     classifiers: tuple[Name, ...]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pipeline_steps.core.schema.values import Count, Fraction, Natural, OpenFraction, Positive, Section
+from pipeline_steps.core.schema.values import Count, Fraction, Natural, OpenFraction, PathText, Positive, Section
 
 Jobs = Annotated[Count, Meta(le=250)]  # whose paths fit into one command line of Linux
 
@@ -19,11 +19,11 @@ class DownloadImagesConfig(Section, frozen=True):
     times, each when the rest of its part is done.
     """
 
-    url_list: str | None
+    url_list: PathText | None
     url_list_columns: tuple[str, ...] | None
     url_column: str
     caption_column: str
-    embedded_parquet: str
+    embedded_parquet: PathText
     embedded_split: Literal["train"]
     fault_fraction: Fraction
     slow_seconds: Positive
@@ -61,12 +61,12 @@ class BuildManifestConfig(Section, frozen=True):
     from `source_scan`, a folder of SCAN's split files, with the captions in `scan_captions`.
     """
 
-    source_csv: str | None
-    source_shards: str | None
-    source_scan: str | None
+    source_csv: PathText | None
+    source_shards: PathText | None
+    source_scan: PathText | None
     scan_pictures: Literal["mscoco", "flickr30k", "cc120k"]
     scan_captions: str
-    image_root: str | None
+    image_root: PathText | None
     image_column: str
     caption_column: str
     drop_duplicate_images: bool

@@ -7,17 +7,18 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pipeline_steps.core.schema.values import DISTINCT, Count, Name, OpenFraction, Positive, Section
+from pipeline_steps.core.schema.values import DISTINCT, Count, Name, OpenFraction, PathText, Positive, Section
 
+Strength = Annotated[float, Meta(ge=1e-12, le=1e12)]
 Tap = Literal["projected", "penultimate"]
 
 
 class PrepareDatasetConfig(Section, frozen=True):
     """Evaluation sets: `datasets` are rows of `table`; `{root}` in a row's paths stands for `root`."""
 
-    table: str
-    datasets: Annotated[tuple[Name, ...], Meta(min_length=1)]
-    root: str
+    table: PathText
+    datasets: Annotated[tuple[Name, ...], Meta(min_length=1), DISTINCT]
+    root: PathText
 
 
 class ExtractFeaturesConfig(Section, frozen=True):
@@ -26,7 +27,7 @@ class ExtractFeaturesConfig(Section, frozen=True):
     batch_size: Count
     workers: Annotated[int, Meta(ge=0)]
     taps: Annotated[tuple[Tap, ...], Meta(min_length=1), DISTINCT]
-    cache: str | None
+    cache: PathText | None
     checkpoints_per_job: Count
 
 
@@ -42,8 +43,8 @@ class StrengthsConfig(Section, frozen=True):
     `start` of them, evenly spaced, are tried first; then the spacing around the best is halved until all are reached.
     """
 
-    lowest: Positive
-    highest: Positive
+    lowest: Strength
+    highest: Strength
     per_decade: Count
     start: Count
 

@@ -15,6 +15,7 @@ from pipeline_steps.core.schema.values import (
     NonNegative,
     Number,
     OpenFraction,
+    PathText,
     Positive,
     Section,
 )
@@ -37,7 +38,7 @@ class InjectLabelNoiseConfig(Section, frozen=True):
     seed: Natural
     symmetric_draws: Literal["all_classes", "other_classes"]
     transitions: dict[str, str] | None
-    file: str | None
+    file: PathText | None
 
     def __post_init__(self) -> None:
         if (self.kind == "file") != (self.file is not None):
@@ -54,7 +55,7 @@ class SelectCleanConfig(Section, frozen=True):
     """
 
     prompt: Annotated[str, Meta(pattern=r"\{c\}")]
-    class_features: str | None
+    class_features: PathText | None
     pooling: Literal["mean", "sum"]
     temperature: Positive | None
     regression: Literal["out_of_fold", "in_sample"]

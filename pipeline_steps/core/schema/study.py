@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pipeline_steps.core.schema.values import Name, Section
+from pipeline_steps.core.schema.values import Name, PathText, Section
 
 # What experiments of one study may differ in: the DAG of each has the same jobs.
 VARIED_SECTIONS = frozenset({"build_manifest", "train_reference"})
@@ -22,4 +22,4 @@ class CompareExperimentsConfig(Section, frozen=True):
     over: Annotated[dict[Name, dict[str, Any]], Meta(min_length=1)] | None
     axis: str
     axis_title: str
-    published: str | None
+    published: PathText | None

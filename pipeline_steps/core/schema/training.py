@@ -13,6 +13,7 @@ from pipeline_steps.core.schema.values import (
     NonNegative,
     Number,
     OpenFraction,
+    PathText,
     Positive,
     Section,
     Sha256,
@@ -22,7 +23,7 @@ from pipeline_steps.core.schema.values import (
 class ModelConfig(Section, frozen=True):
     """An open_clip architecture, by name or by a JSON file of open_clip's form."""
 
-    architecture: str
+    architecture: PathText
 
 
 class FreezeConfig(Section, frozen=True):
@@ -74,6 +75,15 @@ class TrainingConfig(Section, frozen=True):
     save_minutes: NonNegative
     freeze: FreezeConfig
 
+    def __post_init__(self) -> None:
+        """A phase starts within the schedule that it is placed in."""
+        total = self.schedule_total_epochs or self.epochs
+        if self.schedule_offset_epochs and self.schedule_offset_epochs >= total:
+            raise ValueError(
+                f"schedule_offset_epochs = {self.schedule_offset_epochs} is not below the {total} epochs of the "
+                "schedule (schedule_total_epochs, or epochs where that is null)"
+            )
+
 
 class TrainReferenceConfig(Section, frozen=True):
     """The reference checkpoint: trained here from scratch with the contrastive loss."""
@@ -87,6 +97,6 @@ class ImportReferenceConfig(Section, frozen=True):
     `weights` is a file, or an open_clip pretrained tag for `format: tag`. `sha256` is that of the file.
     """
 
-    weights: str | None
+    weights: PathText | None
     format: Literal["tag", "open_clip", "openai", "laclip", "ncu"]
     sha256: Sha256 | None

@@ -25,4 +25,19 @@ Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Seed = Annotated[int, Meta(ge=0, lt=2**32)]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+Experiment = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!(features|prepare_dataset|mlartifacts|mlflow\.db)$)[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        description="a name of letters, digits, _ . and -, and none that the results folder has: features, "
+        "prepare_dataset, mlartifacts, mlflow.db",
+    ),
+]
+PathText = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f{}\\?*]+$",
+        description="a path without braces, backslash, ? and *, which mean something else on its way",
+    ),
+]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]

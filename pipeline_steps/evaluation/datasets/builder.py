@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
@@ -62,6 +63,11 @@ def _built(source: ClipBenchmarkSource, own: str, name: str, root: Path) -> tupl
         raise AbsentError(f"the list {listed} does not exist")
     if not source.download and not folder.is_dir():
         raise AbsentError(f"{folder} does not exist, and `download` is false")
+    if source.download and not re.fullmatch(r"[\w./+-]+", str(folder), re.ASCII):
+        raise AbsentError(
+            f"clip-benchmark downloads by a shell, and {str(folder)!r} has more than letters, digits and . / + - _: "
+            "give prepare_dataset.root another name, or fetch the set yourself and set `download: false`"
+        )
     found = _build(source, own, folder)
     reader = _READERS.get(source.dataset, _loaded if source.dataset in _TAKES_LOADER else None)
     if reader is None:

@@ -90,6 +90,21 @@ def test_an_empty_forget_set_is_an_impossible_combination() -> None:
         ("download_images.slow_seconds", 1, "nothing would be slow"),
         ("download_images.embedded_split", "test", "allowed is 'train'"),
         ("seeds", [2**32], "below 4294967296"),
+        ("prepare_dataset.datasets", ["openclipart", "openclipart"], "each may be named once"),
+        ("unlearn.training.lr", True, "unlearn.training.lr = True: allowed is a number"),
+        ("unlearn.training.schedule_offset_epochs", 99, "schedule_offset_epochs = 99 is not below the"),
+        (
+            "eval_probe.inverse_l2.highest",
+            1e300,
+            "eval_probe.inverse_l2.highest = 1e+300: allowed is a number at least",
+        ),
+        ("experiment", "mlartifacts", "experiment = 'mlartifacts': allowed is a name of letters"),
+        ("experiment", "../x", "experiment = '../x': allowed is a name of letters"),
+        ("results_dir", "a{b}", "results_dir = 'a{b}': allowed is a path without braces"),
+        ("results_dir", "a?b", "results_dir = 'a?b': allowed is a path without braces, backslash, ? and *"),
+        ("results_dir", "a\nb", "allowed is a path without braces"),
+        ("preset", ["ours"], "preset = ['ours']: allowed is one of ours"),
+        ("tracking.uri", "half \ud800", "tracking.uri = 'half"),
     ],
 )
 def test_what_would_fail_late_is_refused_early(dotted: str, value: object, words: str) -> None:
@@ -252,3 +267,18 @@ def test_classifiers_and_methods_stand_under_their_own_key(changes: dict[str, An
     with pytest.raises(ConfigError) as error:
         load_config(merged(read_yaml([CONFIG / "config.yaml"]), changes))
     assert told in str(error.value)
+
+
+def test_a_password_is_refused_and_not_shown() -> None:
+    raw = _default()
+    raw["tracking"]["uri"] = "http://me:S3CRET@127.0.0.1:1"
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        load_config(raw)
+    assert "S3CRET" not in str(caught.value)
+
+
+def test_a_configuration_without_the_projects_own_file_says_where_to_run() -> None:
+    with pytest.raises(
+        ConfigError, match="preset: this key is missing, and with it all of config/config.yaml.*Run from"
+    ):
+        load_config({"experiment": "mine"})

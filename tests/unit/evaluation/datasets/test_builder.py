@@ -165,6 +165,16 @@ def test_a_failed_download_is_one_line_and_leaves_nothing(
     assert list((tmp_path / "made").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["r$(touch it_ran)", "r;touch it_ran;", "with space", "ü"])
+def test_a_folder_that_a_shell_would_read_otherwise_is_not_downloaded_into(name: str, tmp_path: Path) -> None:
+    source = ClipBenchmarkSource(
+        kind="clip_benchmark", dataset="mscoco_captions", root=f"{{root}}/{name}", splits={"test": "test"}
+    )
+    with pytest.raises(AbsentError, match="clip-benchmark downloads by a shell"):
+        read_clip_benchmark(source, tmp_path)
+    assert not (tmp_path / name).exists()
+
+
 def test_a_download_that_stopped_halfway_is_seen_by_its_size(tmp_path: Path) -> None:
     made_sets.renderedsst2(tmp_path / "made")
     row = made_sets.row(n={"test": 1821, "train": 2}, sources=[_source("renderedsst2", splits={"test": "test"})])
