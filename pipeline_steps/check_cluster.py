@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _store(uri: str) -> Finding:
     """MLflow from this machine, which alone writes to it; jobs leave records on the shared folder."""
+    from urllib.error import HTTPError
     from urllib.request import urlopen
 
     from pipeline_steps.cluster.checks import Finding
@@ -58,6 +59,8 @@ def _store(uri: str) -> Finding:
     try:
         with urlopen(f"{uri.rstrip('/')}/health", timeout=_SECONDS):  # noqa: S310 - http or https, see above
             return Finding("MLflow", f"{uri} answers")
+    except HTTPError as error:  # one that wants a password answers, too
+        return Finding("MLflow", f"{uri} answers {error.code}")
     except OSError as error:
         remedy = (
             "start it (docs/mlflow_on_a_cluster.md), or set tracking.uri to one that runs; until then runs are kept"

@@ -22,9 +22,8 @@ class Follower:
         if os.environ.get("PIPELINE_RUNS_FOLLOWED"):
             return
         command = [sys.executable, "-m", "pipeline_steps.send_runs", "--follow", "--results-dir", str(results)]
-        self._process = subprocess.Popen(
-            command + (["--uri", uri] if uri else []), stdin=subprocess.PIPE, start_new_session=True
-        )
+        environment = os.environ | ({"MLFLOW_TRACKING_URI": uri} if uri else {})  # others can read a command line
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
 
     def finish(self, seconds: float = 120) -> None:
         """Let it send what is left, and wait so long for that."""

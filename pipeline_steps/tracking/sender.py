@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag, ViewType
 
-from pipeline_steps.core.files import write_json
+from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json, write_json
 from pipeline_steps.core.process import is_alive
 from pipeline_steps.core.record import FILES, FINISHED, KILLED, RUNNING, Record, Run, read_record, record_folders
 from pipeline_steps.tracking import store
@@ -58,7 +61,7 @@ class Sender:
                 sent += self._send(record)
                 self._sent[record.folder] = record.offset
             except STORE_ERRORS as error:
-                kept.append(f"{record.folder.name}: {store.in_a_line(error)}")
+                kept.append(store.in_a_line(error))
         running = sum(record.status == RUNNING for record in waiting) - len(kept)
         return Pass(sent, max(0, running), len(kept), "; ".join(dict.fromkeys(kept)))
 
@@ -88,9 +91,12 @@ class Sender:
 
     def _state(self, record: Record) -> dict[str, Any]:
         """What of the record this store has."""
-        path = record.folder / _STATE
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return found if found.get("uri") == self._uri else {"uri": self._uri, "points": 0, "files": 0}
+        path, uri = record.folder / _STATE, store.masked(self._uri)
+        with suppress(PipelineError, OSError):  # one that cannot be read is as none: what is sent twice is there once
+            found = read_json(path, dict[str, Any], "")
+            if found.get("uri") == uri and all(isinstance(found.get(key), int) for key in ("points", "files")):
+                return found
+        return {"uri": uri, "points": 0, "files": 0}
 
     def _send(self, record: Record) -> bool:
         """Send what the store does not have of a record; whether that is now all, to its end."""
@@ -124,7 +130,10 @@ class Sender:
 
     def _copy(self, client: MlflowClient, record: Record, run_id: str, state: dict[str, Any]) -> None:
         if not state["points"]:
-            params = [Param(_allowed(name), value[:_PARAM_CHARACTERS]) for name, value in record.params.items()]
+            params = [
+                Param(name, value[:_PARAM_CHARACTERS])
+                for name, value in zip(_all_allowed(list(record.params)), record.params.values(), strict=True)
+            ]
             for start in range(0, len(params), 100):
                 client.log_batch(run_id, params=params[start : start + 100])
         tags = [RunTag(_allowed(name), value[:_TAG_CHARACTERS]) for name, value in record.tags.items()]
@@ -145,6 +154,15 @@ class Sender:
             store.log_new(client, parent_id, scores)
             store.make_current(client, experiment_id, store.tags_of(record.identity) | record.tags)
         store.end_parent(client, experiment_id, parent_id)
+
+
+def _all_allowed(names: list[str]) -> list[str]:
+    """Names in the characters that MLflow allows, each still another one."""
+    plain = Counter(map(_allowed, names))
+    return [
+        name if plain[name] == 1 else f"{name[:240]}_{sha256(own.encode()).hexdigest()[:8]}"
+        for own, name in zip(names, map(_allowed, names), strict=True)
+    ]
 
 
 def _allowed(name: str) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from urllib.parse import quote
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, ViewType
+from mlflow.entities import Experiment, Metric, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -17,8 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline_steps.core.record import FAILED, FINISHED, KILLED, RunIdentity
 
-# What a store raises that cannot be reached or takes no more; the errors of HTTP among them are OSErrors.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, OSError)
+# What a store raises that cannot be reached, has no driver here or takes no more; HTTP's errors are OSErrors.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError, ImportError)
 # MLflow's own patience is minutes per request. The sender repeats what failed, which doubles nothing.
 _CLIENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -65,8 +69,13 @@ def require_answer(uri: str) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """The first line of what a store says; of a request that failed, the cause."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rpartition("(Caused by ")[2][:300]
+    """The first line of what a store says; of a request that failed, the cause. Passwords are not in it."""
+    return masked((str(error).splitlines() or [type(error).__name__])[0].rpartition("(Caused by ")[2][:300])
+
+
+def masked(text: str) -> str:
+    """A text whose URIs have no passwords any more."""
+    return re.sub(r"(://[^\s/@:]*):[^\s/@]*@", r"\1:***@", text)
 
 
 def experiment_of(client: MlflowClient, name: str, uri: str, results: Path) -> str:
@@ -75,11 +84,18 @@ def experiment_of(client: MlflowClient, name: str, uri: str, results: Path) -> s
     Without a server its files go beside the database, or under `results` where that is no file.
     """
     known = client.get_experiment_by_name(name)
-    if known is not None:
-        return str(known.experiment_id)
     database = _sqlite_file(uri)
     folder = database.parent if database else results
     location = None if is_server(uri) else (folder / "mlartifacts" / name).absolute().as_uri()
+    if known is not None and known.lifecycle_stage != "active":
+        raise MlflowException(
+            f"the experiment {name!r} was deleted in MLflow; `mlflow experiments restore -x {known.experiment_id}` "
+            "brings it back, and another `experiment` in the configuration makes another"
+        )
+    if known is not None:
+        if database and location and known.artifact_location != location:
+            _bring_along(database, known, location)
+        return str(known.experiment_id)
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:  # another results folder has another lock
@@ -87,6 +103,22 @@ def experiment_of(client: MlflowClient, name: str, uri: str, results: Path) -> s
         if known is None:
             raise
         return str(known.experiment_id)
+
+
+def _bring_along(database: Path, known: Experiment, location: str) -> None:
+    """Of a store that came here by a copy or a move with its results: its files are those that came with it."""
+    before = str(known.artifact_location)
+    if not before.endswith(f"/mlartifacts/{quote(known.name)}"):
+        return  # somebody put them elsewhere on purpose
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+            "WHERE experiment_id = ? AND instr(artifact_uri, ?) = 1",
+            (f"{location}/", len(before) + 2, known.experiment_id, f"{before}/"),
+        )
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (location, known.experiment_id)
+        )
 
 
 def tags_of(identity: RunIdentity) -> dict[str, str]:
@@ -118,7 +150,7 @@ def end_parent(client: MlflowClient, experiment_id: str, parent_id: str) -> None
 def make_current(client: MlflowClient, experiment_id: str, own: Mapping[str, str]) -> None:
     """Tag the run that ended last as the one that counts of its stage, method, seed and output, which `own` has.
 
-    Of the other finished runs those with the same settings and inputs are deleted. Nothing happens where none finished.
+    The others stay, as `current: false`. Nothing happens where none finished.
     """
     query = " and ".join(f"tags.{key} = '{own[key]}'" for key in ("stage", "method", "seed"))
     cell = [found for found in search(client, experiment_id, query) if found.data.tags.get("output") == own["output"]]
@@ -127,13 +159,8 @@ def make_current(client: MlflowClient, experiment_id: str, own: Mapping[str, str
         return
     chosen = max(finished, key=lambda found: found.info.end_time or 0)
     for found in cell:
-        older_id, tags = found.info.run_id, found.data.tags
-        if older_id == chosen.info.run_id:
-            continue
-        if tags.get("current") == "true":
-            client.set_tag(older_id, "current", "false")
-        if found.info.status == FINISHED and tags.get("fingerprint") == chosen.data.tags["fingerprint"]:
-            client.delete_run(older_id)
+        if found.info.run_id != chosen.info.run_id and found.data.tags.get("current") == "true":
+            client.set_tag(found.info.run_id, "current", "false")
     client.set_tag(chosen.info.run_id, "current", "true")
 
 

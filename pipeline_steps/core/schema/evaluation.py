@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from pipeline_steps.core.schema.values import DISTINCT, Count, Name, OpenFraction, PathText, Positive, Section
+from pipeline_steps.core.schema.values import DISTINCT, Count, Name, OpenFraction, PathText, Section
 
 Strength = Annotated[float, Meta(ge=1e-12, le=1e12)]
 Tap = Literal["projected", "penultimate"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -193,7 +194,7 @@ def test_a_killed_job_ends_as_killed(tmp_path: Path, sqlite: str) -> None:
     assert parent.info.status == "FAILED"
 
 
-def test_the_latest_finished_run_is_current_and_an_equal_one_counts_once(
+def test_the_latest_finished_run_is_current_and_none_is_ever_deleted(
     tmp_path: Path, results: Path, sqlite: str
 ) -> None:
     identity = RunIdentity(tmp_path.name, "unlearn", "ncu", 0)
@@ -208,7 +209,7 @@ def test_the_latest_finished_run_is_current_and_an_equal_one_counts_once(
     assert parent.data.metrics == {"score": 3.0}
     steps = sorted((run for run in runs if run is not parent), key=lambda run: run.info.start_time)
     assert [run.data.metrics["score"] for run in steps] == [1.0, 2.0, 3.0]
-    assert [run.info.lifecycle_stage for run in steps] == ["active", "deleted", "active"]
+    assert [run.info.lifecycle_stage for run in steps] == ["active"] * 3
     assert [run.data.tags["current"] for run in steps] == ["false", "false", "true"]
     assert Sender(results, sqlite).send() == Pass(0, 0, 0, "")
 
@@ -239,6 +240,86 @@ def test_a_run_goes_to_another_store_too_and_names_that_mlflow_refuses_are_mende
         (sent,) = [run for run in runs_of(tmp_path, uri) if run.data.tags.get("stage") == "make_tables"]
         assert sent.data.params == {"averages.All_ the sets _16_": "x" * 6000}
         assert sent.data.metrics["mean_ all"] == 0.5
+
+
+def test_names_that_become_one_in_mlflow_stay_apart(tmp_path: Path, results: Path, sqlite: str) -> None:
+    with recorded_run(RunIdentity(tmp_path.name, "unlearn", "ncu", 0), {"a (b)": 1, "a _b_": 2}, {}, tmp_path / "out"):
+        pass
+    assert Sender(results, sqlite).send() == Pass(1, 0, 0, "")
+    (sent,) = [run for run in runs_of(tmp_path, sqlite) if run.data.tags.get("stage") == "unlearn"]
+    assert sorted(sent.data.params.values()) == ["1", "2"]
+
+
+def test_a_copy_of_the_results_writes_nothing_into_the_original(tmp_path: Path, results: Path) -> None:
+    identity = RunIdentity(tmp_path.name, "unlearn", "ncu", 0)
+    _logged(identity, tmp_path)
+    assert Sender(results, f"sqlite:///{results}/mlflow.db").send() == Pass(1, 0, 0, "")
+    before = sorted(results.rglob("*"))
+    for name in ("copy", "moved"):
+        copy = tmp_path / name
+        if name == "copy":
+            shutil.copytree(results, copy)
+        else:
+            (tmp_path / "copy").rename(copy)
+        os.environ["PIPELINE_RESULTS_DIR"] = str(copy)  # the fixture puts it back
+        _logged(identity, tmp_path)
+        uri = f"sqlite:///{copy}/mlflow.db"
+        assert Sender(copy, uri).send().kept == 0
+        for run in runs_of(tmp_path, uri):
+            assert run.info.artifact_uri.startswith(f"file://{copy}/mlartifacts/{tmp_path.name}/")
+            if run.data.tags.get("parent") != "true":
+                assert [file.path for file in MlflowClient(uri).list_artifacts(run.info.run_id)] == ["kept.txt"]
+    assert sorted(results.rglob("*")) == before
+
+
+def _logged(identity: RunIdentity, folder: Path) -> None:
+    with recorded_run(identity, {}, {}, folder / "out") as run:
+        run.log_text("kept", "kept.txt")
+
+
+def test_a_deleted_experiment_is_named_with_the_ways_on_and_then_gets_what_it_lacks(
+    tmp_path: Path, results: Path, sqlite: str
+) -> None:
+    identity, client = RunIdentity(tmp_path.name, "unlearn", "ncu", 0), MlflowClient(sqlite)
+    _logged(identity, tmp_path)
+    assert Sender(results, sqlite).send().sent == 1
+    experiment_id = client.get_experiment_by_name(tmp_path.name).experiment_id
+    client.delete_experiment(experiment_id)
+    _logged(identity, tmp_path)
+    found = Sender(results, sqlite).send()
+    assert (found.sent, found.kept) == (0, 1)
+    assert f"`mlflow experiments restore -x {experiment_id}` brings it back, and another `experiment`" in found.reason
+    client.restore_experiment(experiment_id)
+    assert Sender(results, sqlite).send() == Pass(1, 0, 0, "")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"uri": 3}', b"\xff", b'{"uri": "URI", "points": "x", "files": []}']
+)
+def test_a_damaged_note_of_what_was_sent_sends_it_again_and_doubles_nothing(
+    content: bytes, tmp_path: Path, results: Path, sqlite: str
+) -> None:
+    _logged(RunIdentity(tmp_path.name, "unlearn", "ncu", 0), tmp_path)
+    assert Sender(results, sqlite).send() == Pass(1, 0, 0, "")
+    before = runs_of(tmp_path, sqlite)
+    (folder,) = record_folders(results)
+    (folder / "sent.json").write_bytes(content.replace(b"URI", sqlite.encode()))
+    assert Sender(results, sqlite).send() == Pass(1, 0, 0, "")
+    assert len(runs_of(tmp_path, sqlite)) == len(before)
+
+
+@pytest.mark.parametrize("uri", ["postgresql://me:S3CRET@127.0.0.1:1/x", "http://me:S3CRET@127.0.0.1:9"])
+def test_a_password_of_the_environment_is_kept_nowhere_and_a_driver_that_is_missing_is_named(
+    uri: str, tmp_path: Path, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _logged(RunIdentity(tmp_path.name, "unlearn", "ncu", 0), tmp_path)
+    found = Sender(results, uri).send()
+    assert (found.sent, found.kept) == (0, 1)
+    assert found.reason
+    if uri.startswith("postgresql"):
+        assert "psycopg2" in found.reason
+    written = [path.read_bytes() for path in results.rglob("*") if path.is_file()]
+    assert not any("S3CRET" in str(shown) for shown in (found, *written, *capfd.readouterr()))
 
 
 def test_a_store_that_is_locked_keeps_the_run_until_it_is_not(tmp_path: Path, results: Path, sqlite: str) -> None:
