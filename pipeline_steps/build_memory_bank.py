@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline_steps.core.files import whole_file, write_json
+from pipeline_steps.core.files import write_json
 from pipeline_steps.core.step import Step, StepContext
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ def run(context: StepContext) -> None:
     """Embed the training pairs with the reference, divide them by their losses, and find each one's neighbours."""
     import numpy as np
     import pyarrow as pa
-    import pyarrow.parquet as pq
     import torch
 
     from pipeline_steps.core.schema import BuildMemoryBankConfig
     from pipeline_steps.data.bank import IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR
     from pipeline_steps.data.manifest import TRUTH_COLUMNS, training_rows
+    from pipeline_steps.data.parquet_file import write_parquet
     from pipeline_steps.evaluation.features.extraction import PICTURE_COLUMNS
     from pipeline_steps.methods.npc.memory_bank import nearest_clean, pair_losses
     from pipeline_steps.methods.npc.mixture import clean_probability
@@ -45,8 +45,7 @@ def run(context: StepContext) -> None:
         for feature, own in ((found.image_UD, found.image_P), (found.text_UD, found.text_P))
     )
     neighbours = {IMAGE_NEIGHBOUR: images.row_P, TEXT_NEIGHBOUR: texts.row_P}
-    with whole_file(context.paths["bank"]) as partial:
-        pq.write_table(pa.table(neighbours | {"loss": loss, "clean_probability": probability}), partial)
+    write_parquet(context.paths["bank"], pa.table(neighbours | {"loss": loss, "clean_probability": probability}))
     monitor = ForgetSetMonitor(torch.from_numpy(rows[TRUTH_COLUMNS[0]].to_numpy()))
     told = monitor.metrics(torch.arange(len(loss)), torch.from_numpy(~is_clean), torch.from_numpy(probability))
     agreement = {"image_agreement": images.agreement, "text_agreement": texts.agreement}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import refused_name, sha256_of, write_json
+from pipeline_steps.core.files import read_json, refused_name, sha256_of, write_json
 from pipeline_steps.core.step import Step, StepContext
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ def _bring_together(context: StepContext, settings: DownloadImagesConfig) -> Non
     from pipeline_steps.data.failures import falls_short, shortfall, sum_of_reports
     from pipeline_steps.data.parts import bring_together, poor_parts, require_one_list
 
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in context.several["part_reports"]]
+    again = "Remove it, which has that part downloaded again."
+    reports = [read_json(path, dict[str, Any], again) for path in context.several["part_reports"]]
     require_one_list(context.several["parts"], reports)
     outcome, facts = sum_of_reports(reports), {"seconds": sum(report["seconds"] for report in reports)}
     if falls_short(outcome, settings.min_success_fraction):

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import require_free_disk, whole_folder
+from pipeline_steps.core.files import read_json, require_free_disk, whole_folder
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.step import Step, StepContext
 
@@ -84,13 +82,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} is not JSON ({error}); run the stage that writes it again") from error
-    if not isinstance(found, dict):
-        raise PipelineError(f"{path} holds no JSON object; run the stage that writes it again")
-    return found
+    return read_json(path, dict[str, Any], "Run the stage that writes it again.")
 
 
 STEP = Step(

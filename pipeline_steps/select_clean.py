@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline_steps.core.files import whole_file, write_json
+from pipeline_steps.core.files import write_json
 from pipeline_steps.core.step import Step, StepContext
 
 if TYPE_CHECKING:
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 def run(context: StepContext) -> None:
     """Score every sample, let the rules vote, fill classes that would be empty, and report against the truth."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits
 
     from pipeline_steps.core.schema import InjectLabelNoiseConfig, SelectCleanConfig
     from pipeline_steps.data.labels import read_labels
+    from pipeline_steps.data.parquet_file import write_parquet
     from pipeline_steps.evaluation.features.index import Features
     from pipeline_steps.methods.clipcleaner.selection import select, top_share
     from pipeline_steps.reporting.selection_report import selection_report
@@ -38,8 +38,8 @@ def run(context: StepContext) -> None:
     equal = {rule: top_share(found.judged[rule], share, score) for rule, score in raw.items()}
     columns: dict[str, Any] = {f"{rule}_probability": found.judged[rule] for rule in raw if rule.endswith("_loss")}
     columns |= {"votes": found.votes_N, "selected": found.selected_N}
-    with whole_file(context.paths["selection"]) as partial:
-        pq.write_table(pa.table({"row": labels.row, "label": labels.label, **raw, **columns}), partial)
+    chosen = pa.table({"row": labels.row, "label": labels.label, **raw, **columns})
+    write_parquet(context.paths["selection"], chosen)
     report = selection_report(
         found.selected_N, found.picks, equal, found.judged, labels.is_clean, labels.label, classes
     )

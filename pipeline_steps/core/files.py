@@ -107,11 +107,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, kind: type[Value], remedy: str) -> Value:
-    """What a JSON file holds, as a `kind`. Raises PipelineError, with the place and `remedy`, where it does not fit."""
+    """What a JSON file holds, as a `kind`. Raises PipelineError, with `remedy`, where it is missing or does not fit."""
     import msgspec
 
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as error:
+        raise PipelineError(f"{path} is missing. {remedy}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PipelineError(f"{path} is not what it should be: {error}. {remedy}") from error
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 ZIP = "a zip archive"
+PARQUET = "a parquet file"
 _LONGEST = 512
 _POINTER = b"version https://git-lfs.github.com/"
 _BEGINNINGS = (
-    (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\0", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstandard"),
+    (b"\x1f\x8b", "compressed by gzip; gunzip it"),
+    (b"BZh", "compressed by bzip2; bunzip2 it"),
+    (b"\xfd7zXZ\0", "compressed by xz; unxz it"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstandard; unzstd it"),
     (b"PK\x03\x04", ZIP),
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf", "a 7z archive"),
@@ -19,7 +20,7 @@ _BEGINNINGS = (
     (b"\xff\xd8\xff", "a JPEG picture"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x89HDF", "an HDF5 file"),
-    (b"PAR1", "a parquet file"),
+    (b"PAR1", PARQUET),
     (b"%PDF", "a PDF document"),
     (b"<?xml", "XML"),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -111,7 +111,9 @@ def failing_cleanly() -> Iterator[None]:
         if left:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where one is killed
         for child in left:
-            child.kill()
+            if child.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)  # joblib's have no method for it
         raise
 
 

@@ -17,6 +17,17 @@ from pipeline_steps.data.tar_shards import BROKEN_CAUSES
 
 _NAMED = 20
 _FIRST_NAMED = 5
+_WHOLE_SHARDS = ("truncated_shard", "damaged_shard")  # what ends a shard, with all samples that came after
+# Of each shard that ends early: what a shard of these usually has, without what was found in it, and at least one.
+_LOST = f"""
+WITH cut AS (SELECT DISTINCT shard FROM broken WHERE cause IN {_WHOLE_SHARDS}),
+    found AS (SELECT image_path AS shard, count(*) AS samples FROM pictures GROUP BY image_path),
+    usual AS (
+        SELECT coalesce(median(samples) FILTER (shard NOT IN (FROM cut)), max(samples), 1) AS samples FROM found
+    )
+SELECT coalesce(sum(greatest(1, usual.samples - coalesce(found.samples, 0)))::BIGINT, 0)
+FROM cut CROSS JOIN usual LEFT JOIN found USING (shard)
+"""  # noqa: S608 - the causes above
 _ROWS = f"""
 SELECT kept.id, own.image_path, own.image_offset, own.image_bytes, checked.sha256, checked.width, checked.height,
     checked.phash,
@@ -43,8 +54,9 @@ def manifest_report(
 ) -> dict[str, Any]:
     """All counts of a manifest as JSON values.
 
-    Bad pictures, and what is broken in tar shards, are counted by cause and the first twenty named. `counts` are
-    those of `select_pairs`, `chosen` that of `shuffle_captions`.
+    Bad pictures, and what is broken in tar shards, are counted by cause and the first twenty named; of a shard that
+    ends early, `lost_with_shards` says about how many samples came after. `counts` are those of `select_pairs`,
+    `chosen` that of `shuffle_captions`.
     """
     splits = _counted(database, f"SELECT if(is_training, '{TRAIN}', '{VALIDATION}') FROM kept")  # noqa: S608
     bad = _counted(database, "SELECT cause FROM pictures WHERE cause IS NOT NULL")
@@ -57,6 +69,7 @@ def manifest_report(
             database, "SELECT image_path, image_offset, cause, message FROM pictures WHERE cause IS NOT NULL"
         ),
         "broken_in_shards": {cause: broken.get(cause, 0) for cause in BROKEN_CAUSES},
+        "lost_with_shards": scalar(database, _LOST),
         "broken_in_shards_named": _named(database, "SELECT shard, key, cause, message FROM broken"),
         "dropped": {reason: counts[reason] for reason in DROPPED},
         "truncated_captions": counts["truncated"],
@@ -73,7 +86,8 @@ def manifest_report(
 def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | None:
     """Why a manifest with this report must not be used, with the remedy; None when it may."""
     bad, pictures = sum(report["bad_pictures"].values()), report["pictures"]
-    broken = sum(report["broken_in_shards"].values())
+    broken = sum(count for cause, count in report["broken_in_shards"].items() if cause not in _WHOLE_SHARDS)
+    broken += report["lost_with_shards"]
     if broken > settings.max_bad_fraction * (pictures + broken):
         first = "; ".join(
             f"{one['shard']} {one['key']} ({one['cause']}: {one['message']})"
@@ -81,8 +95,9 @@ def refusal(report: Mapping[str, Any], settings: BuildManifestConfig) -> str | N
         )
         only_names = report["broken_in_shards"].get("other_endings") == broken
         remedy = "Rename their members to KEY.jpg and KEY.txt" if only_names else "Fetch these shards again"
+        lost = f", with about {report['lost_with_shards']} samples lost" if report["lost_with_shards"] else ""
         return (
-            f"{broken} members or ends of shards are broken ({_listed(report['broken_in_shards'])}) beside {pictures} "
+            f"{broken} samples of shards are broken ({_listed(report['broken_in_shards'])}{lost}) beside {pictures} "
             f"whole pictures, which is more than build_manifest.max_bad_fraction = {settings.max_bad_fraction}. The "
             f"first: {first}. {remedy}, or raise max_bad_fraction."
         )

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.parquet_file import read_parquet
 
 IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR = "image_neighbour", "text_neighbour"
 
@@ -19,13 +19,11 @@ def read_bank(path: Path, pairs: int) -> NDArray[np.int64]:
 
     Raises PipelineError for another number of rows, for rows that are not there, and for a file that is no bank.
     """
-    try:
-        table = pq.read_table(path, columns=[IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR])
-        found = np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.int64)
-    except (OSError, pa.ArrowException, ValueError, IndexError) as error:
-        raise PipelineError(
-            f"{path} cannot be read as a memory bank ({' '.join(str(error).split())}); run build_memory_bank again"
-        ) from error
+    form = dict.fromkeys((IMAGE_NEIGHBOUR, TEXT_NEIGHBOUR), pa.int64())
+    table = read_parquet(path, form, "Run build_memory_bank again.")
+    if any(column.null_count for column in table.columns) or not len(table):
+        raise PipelineError(f"{path} is no memory bank: it has pairs without neighbours. Run build_memory_bank again.")
+    found = np.stack([column.to_numpy() for column in table.columns], axis=1)
     if len(found) != pairs or found.min() < 0 or found.max() >= pairs:
         raise PipelineError(
             f"{path} is a bank of {len(found)} pairs with neighbours in rows {found.min()} to {found.max()}, and "

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import whole_file
+from pipeline_steps.data.parquet_file import read_parquet, write_parquet
 
 Integers = npt.NDArray[np.int64]
 _FILE_COLUMNS = ("label", "label_noisy")
@@ -35,19 +34,16 @@ class NoisyLabels(NamedTuple):
 def write_labels(path: Path, labels: NoisyLabels) -> None:
     """Write row, label and clean_label (null where the truth is unknown)."""
     truth: Any = pa.nulls(len(labels.row), pa.int64()) if labels.truth is None else labels.truth
-    with whole_file(path) as partial:
-        pq.write_table(pa.table({"row": labels.row, "label": labels.label, "clean_label": truth}), partial)
+    write_parquet(path, pa.table({"row": labels.row, "label": labels.label, "clean_label": truth}))
 
 
 def read_labels(path: Path) -> NoisyLabels:
     """Raises PipelineError for a file that is no such table."""
-    try:
-        table = pq.read_table(path, columns=["row", "label", "clean_label"])
-    except (OSError, pa.ArrowException) as error:
-        raise PipelineError(
-            f"{path} cannot be read as labels ({' '.join(str(error).split())}); run inject_label_noise again"
-        ) from error
-    row, label = (table[name].to_numpy().astype(np.int64) for name in ("row", "label"))
+    remedy = "Run inject_label_noise again."
+    table = read_parquet(path, dict.fromkeys(("row", "label", "clean_label"), pa.int64()), remedy)
+    if not len(table) or table["row"].null_count or table["label"].null_count:
+        raise PipelineError(f"{path} has pictures without a label, or none at all. {remedy}")
+    row, label = (table[name].to_numpy() for name in ("row", "label"))
     truth = table["clean_label"].fill_null(_UNKNOWN).to_numpy().astype(np.int64)
     return NoisyLabels(row, label, None if (truth == _UNKNOWN).all() else truth)
 
@@ -74,7 +70,7 @@ def starting_selection(kind: str, labels: NoisyLabels, selection: Path) -> npt.N
 
 
 def _selected(labels: NoisyLabels, selection: Path) -> npt.NDArray[np.bool_]:
-    table = pq.read_table(selection, columns=["row", "selected"])
+    table = read_parquet(selection, {"row": pa.int64(), "selected": pa.bool_()}, "Run select_clean again.")
     if table["row"].to_pylist() != labels.row.tolist():
         raise PipelineError(f"{selection} is of other pictures than the labels; run select_clean again")
     return np.array(table["selected"].to_pylist(), dtype=bool)

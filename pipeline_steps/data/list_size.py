@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pyarrow.compute as pc
+from msgspec import Struct
 
+from pipeline_steps.core.files import read_json
 from pipeline_steps.core.schema import Config
 from pipeline_steps.data.scan_split import LISTS, line_count
 from pipeline_steps.data.tables import read_text_columns, text_batches
+
+
+class _Counted(Struct):
+    pairs: int
 
 
 def known_pairs(config: Config) -> int | None:
     """The pairs of the manifest where it is there; else the rows of the list, an upper bound; None for shards."""
     report = Path(config.results_dir, config.experiment, "build_manifest", "report.json")
     if report.is_file():
-        return int(json.loads(report.read_text(encoding="utf-8"))["pairs"])
+        return read_json(report, _Counted, "Run build_manifest again.").pairs
     download, manifest = config.download_images, config.build_manifest
     if manifest.source_shards:
         return None

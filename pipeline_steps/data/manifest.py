@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file
+from pipeline_steps.data.parquet_file import DAMAGE, READ, WRITTEN, damaged, reading
 
 TRAIN, VALIDATION = "train", "validation"
 TRAINING_COLUMNS = ("image_path", "image_offset", "image_bytes", "caption")
@@ -39,6 +40,7 @@ SCHEMA = pa.schema(
         pa.field("clean_caption", pa.string(), nullable=False),
     ]
 )
+_REMEDY = "Make the manifest with the stage build_manifest."
 _ROOT_KEY = b"image_root"
 _FEW_VALUES = ("image_path", "split")
 
@@ -50,7 +52,7 @@ def write_manifest(path: Path, rows: pa.Table | Iterable[pa.RecordBatch], root: 
     """
     schema = SCHEMA.with_metadata({_ROOT_KEY: str(root).encode()})
     batches = rows.to_batches() if isinstance(rows, pa.Table) else rows
-    with whole_file(path) as partial, pq.ParquetWriter(partial, schema) as writer:
+    with whole_file(path) as partial, pq.ParquetWriter(partial, schema, **WRITTEN) as writer:
         for table in _groups(batches):
             writer.write_table(table.cast(schema), row_group_size=ROW_GROUP_ROWS)
 
@@ -125,19 +127,23 @@ def image_root(path: Path) -> Path:
 def _split_batches(path: Path, columns: Sequence[str], split: str) -> Iterator[pa.RecordBatch]:
     wanted = list(dict.fromkeys([*columns, "split"]))
     with _opened(path, wanted) as file:
-        shards = "image_offset" in file.schema_arrow.names and _in_shards(file)
+        shards = "image_offset" in file.schema_arrow.names and _in_shards(path, file)
     few = [name for name in _FEW_VALUES if name in columns and (shards or name == "split")]
     with _opened(path, wanted, read_dictionary=few) as file:
-        for group in range(file.num_row_groups):  # one iteration over all groups would keep what it has read
-            for batch in file.iter_batches(ROW_GROUP_ROWS, row_groups=[group], columns=wanted):
-                rows = batch.filter(pc.equal(batch.column("split"), split)).select(list(columns))
-                if rows.num_rows:
-                    yield rows.cast(pa.schema([_wide(field) for field in rows.schema]))
+        yield from reading(path, _rows_of(file, wanted, columns, split), _REMEDY)
 
 
-def _in_shards(file: pq.ParquetFile) -> bool:
+def _rows_of(file: pq.ParquetFile, wanted: list[str], columns: Sequence[str], split: str) -> Iterator[pa.RecordBatch]:
+    for group in range(file.num_row_groups):  # one iteration over all groups would keep what it has read
+        for batch in file.iter_batches(ROW_GROUP_ROWS, row_groups=[group], columns=wanted):
+            rows = batch.filter(pc.equal(batch.column("split"), split)).select(list(columns))
+            if rows.num_rows:
+                yield rows.cast(pa.schema([_wide(field) for field in rows.schema]))
+
+
+def _in_shards(path: Path, file: pq.ParquetFile) -> bool:
     """Whether the pictures are in tar shards: all of a manifest are, or none."""
-    first = next(file.iter_batches(1, columns=["image_offset"]), None)
+    first = next(reading(path, file.iter_batches(1, columns=["image_offset"]), _REMEDY), None)
     return first is not None and first.column(0).null_count == 0
 
 
@@ -160,18 +166,28 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 def _opened(path: Path, columns: Sequence[str], **options: Any) -> Iterator[pq.ParquetFile]:
     """A manifest open for reading. Raises PipelineError when it is none, and when it lacks a column."""
     try:
-        file = pq.ParquetFile(path, **options)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise PipelineError(
-            f"{path} cannot be read as a manifest ({' '.join(str(error).split())}); "
-            "make it with the stage build_manifest"
-        ) from error
+        file = pq.ParquetFile(path, **READ, **options)
+    except DAMAGE as error:
+        raise damaged(path, error, _REMEDY) from error
     with file:
         present = file.schema_arrow.names
         missing = [name for name in columns if name not in present]
         if missing:
             raise PipelineError(
                 f"the manifest {path} has no column {', '.join(map(repr, missing))}; "
-                f"it has {', '.join(map(repr, present))}. Make it with the stage build_manifest."
+                f"it has {', '.join(map(repr, present))}. {_REMEDY}"
             )
+        fields = [field for field in SCHEMA if field.name in columns]
+        forms = [(file.schema_arrow.field(field.name), field) for field in fields]
+        strange = [
+            f"{one.name} is {one.type} and not {field.type}" for one, field in forms if _kind(one) != _kind(field)
+        ]
+        if strange:
+            raise PipelineError(f"the manifest {path} is of another form: {', '.join(strange)}. {_REMEDY}")
         yield file
+
+
+def _kind(field: pa.Field) -> str:
+    """What a column holds, whatever its width or encoding."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    return "integer" if pa.types.is_integer(kind) else str(kind).removeprefix("large_")

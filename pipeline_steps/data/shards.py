@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.parquet_file import DAMAGE, damaged
 
 PICTURE_SUFFIXES = (".jpg", ".png", ".webp")
 SHARD_ENDING = ".tar"
@@ -37,10 +38,14 @@ def shard_tables(folder: Path, columns: Sequence[str]) -> Iterator[tuple[str, pa
     """
     for name in finished_shards(folder):
         path = folder / f"{name}.parquet"
-        missing = sorted(set(columns) - set(pq.read_schema(path).names))
-        if missing:
-            raise PipelineError(f"{path} has no column {', '.join(missing)}; make it with the stage download_images")
-        yield name, pq.read_table(path, columns=list(columns))
+        remedy = "Make it with the stage download_images."
+        try:
+            missing = sorted(set(columns) - set(pq.read_schema(path).names))
+            if missing:
+                raise PipelineError(f"{path} has no column {', '.join(missing)}. {remedy}")
+            yield name, pq.read_table(path, columns=list(columns))
+        except DAMAGE as error:
+            raise damaged(path, error, remedy) from error
 
 
 def remove_shards(folder: Path, first: int) -> None:

@@ -101,7 +101,7 @@ def _require_columns(path: Path, columns: Mapping[str, str], present: list[str])
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, OSError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError, OSError) as error:
         raise PipelineError(
             f"{path} cannot be read: {' '.join(str(error).split())}. Wanted is UTF-8 text with a first line of column "
             "names and as many values in every line: commas and double quotes (.csv), tabs and no quotes (.tsv), or "

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.foreign import told_by_first_bytes
 from pipeline_steps.data.image_check import BadPicture, Picture, check_bytes, fits, oversized
 
 BrokenCause = Literal[
@@ -99,7 +100,12 @@ def members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.Tar
                 if member.isreg() and not member.issparse():
                     yield member
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # on absurd headers
-        broken.append(Broken("", "damaged_shard" if end + _BLOCK <= size else "truncated_shard", repr(error)))
+        what = told_by_first_bytes(path) if end == 0 else None
+        told = f"it is {what}" if what else repr(error)
+        broken.append(Broken("", "damaged_shard" if end + _BLOCK <= size else "truncated_shard", told))
+        return
+    if size == 0:
+        broken.append(Broken("", "truncated_shard", f"it is {told_by_first_bytes(path)}"))
         return
     with path.open("rb") as stream:
         block = os.pread(stream.fileno(), _BLOCK, min(end, size))

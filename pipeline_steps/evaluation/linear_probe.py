@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
 
-from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import EvalProbeConfig
 from pipeline_steps.evaluation.features.index import Features, Integers
 from pipeline_steps.evaluation.labelled_rows import LabelledRows, Part
 from pipeline_steps.evaluation.scores import Evaluation, Score, evaluation_of
-from pipeline_steps.evaluation.softmax_regression import SoftmaxRegression, Solution
+from pipeline_steps.evaluation.softmax_regression import SoftmaxRegression, Solution, UnfitSetError
 from pipeline_steps.evaluation.strength_sweep import Sweep, choose_strength, predict
 from pipeline_steps.evaluation.zero_shot import mean_per_class
 from pipeline_steps.models.device import best_device
@@ -38,11 +37,16 @@ def evaluate_probe(features: Features, settings: EvalProbeConfig, *, seed: int) 
 
     Scores are fractions in [0, 1]; the chance levels of `accuracy` and `top5` are those of always answering the
     largest training classes. `sweep` has the validation accuracy of every strength tried. Outcomes: dataset, row,
-    label, prediction, rank of the true class. Holes: sets without test or training pictures.
+    label, prediction, rank of the true class. Holes: sets without test or training pictures, and those that no probe
+    can be fitted on.
     """
-    scores, outcomes = {}, []
+    scores, outcomes, holes = {}, [], dict(features.holes(TASK, "train"))
     for dataset in features.datasets_with("train/label"):
-        probe = fit_probe(features, dataset, settings, seed=seed)
+        try:
+            probe = fit_probe(features, dataset, settings, seed=seed)
+        except UnfitSetError as error:
+            holes[dataset] = str(error)
+            continue
         label = features.labels(dataset, "test")
         prediction, rank = predict(probe.solution, _rows([_part(features, dataset, "test", settings)], settings))
         row = np.flatnonzero(label >= 0)
@@ -52,14 +56,14 @@ def evaluate_probe(features: Features, settings: EvalProbeConfig, *, seed: int) 
         scores[dataset] |= _facts(probe, settings)
         columns = {"row": row, "label": label[row], "prediction": prediction, "rank": rank}
         outcomes.append(pd.DataFrame({"dataset": dataset, **columns}))
-    return evaluation_of(scores, outcomes, COLUMNS, features.holes(TASK, "train"))
+    return evaluation_of(scores, outcomes, COLUMNS, holes)
 
 
 def fit_probe(features: Features, dataset: str, settings: EvalProbeConfig, *, seed: int) -> Probe:
     """The probe of one data set: its strength chosen on the validation split, fitted on train and validation.
 
     Where the set has no validation split, a seeded, stratified share of train stands for it. Test takes no part.
-    Raises PipelineError when train has fewer than two classes, or its share fewer pictures than classes.
+    Raises UnfitSetError when train has fewer than two classes, or its share fewer pictures than classes.
     """
     whole = [_part(features, dataset, split, settings) for split in _training_splits(features, dataset)]
     sweep, validation, strengths = None, "none: one strength", settings.inverse_l2
@@ -88,17 +92,17 @@ def divided(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
     classes, counts = np.unique(part.label[used], return_counts=True)
     shared = used[~np.isin(part.label[used], classes[counts == 1])]
     if not len(shared):
-        raise PipelineError(
-            f"no class of {part.matrix.name} has two training pictures, so none can be held out to choose the strength "
-            "on. Set eval_probe.inverse_l2 to one strength (lowest = highest), or give the set a validation split."
+        raise UnfitSetError(
+            "no class has two training pictures, so none can be held out to choose the strength on; it needs a "
+            "validation split, or one strength for all sets (eval_probe.inverse_l2: lowest = highest)"
         )
     try:
         _, held_out = train_test_split(shared, test_size=fraction, random_state=seed, stratify=part.label[shared])
     except ValueError as error:
-        raise PipelineError(
-            f"{len(shared)} training pictures of {len(classes)} classes in {part.matrix.name} cannot be split with "
-            f"eval_probe.validation_fraction = {fraction} ({error}). Use a fraction that leaves each side at least "
-            "one picture per class."
+        raise UnfitSetError(
+            f"{len(shared)} training pictures of {len(classes)} classes cannot be split with "
+            f"eval_probe.validation_fraction = {fraction} ({error}); it needs one that leaves each side a picture of "
+            "every class"
         ) from error
     is_held_out = np.zeros(len(part.label), dtype=bool)
     is_held_out[held_out] = True

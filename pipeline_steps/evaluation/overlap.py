@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import whole_file
 from pipeline_steps.data.manifest import training_batches
+from pipeline_steps.data.parquet_file import read_parquet, write_parquet
 from pipeline_steps.data.perceptual_hash import FLAT
 from pipeline_steps.evaluation.datasets.prepared import PreparedSet
 
@@ -119,8 +118,7 @@ def write_overlaps(database: DuckDBPyConnection, path: Path) -> None:
     `kind` is exact where a training picture has the same bytes, else near; `train_id` the nearest pair (the smallest
     id of several), `distance` in bits of the hashes, `matches` how many training pairs there are like it.
     """
-    with whole_file(path) as partial:
-        pq.write_table(database.sql(_WRITTEN).to_arrow_table(), partial)
+    write_parquet(path, database.sql(_WRITTEN).to_arrow_table())
 
 
 def overlap_report(
@@ -131,7 +129,8 @@ def overlap_report(
     Beside them how many `training_pairs` were compared, and how many of those are degenerate. A set that could not be
     had has its `hole` alone.
     """
-    columns = pq.read_table(overlaps, columns=["dataset", "kind"]).to_pydict()
+    form = {"dataset": pa.string(), "kind": pa.string()}
+    columns = read_parquet(overlaps, form, "Run check_overlap again.").to_pydict()
     kinds = list(zip(columns["dataset"], columns["kind"], strict=True))
     is_flat = f"phash = {FLAT}"
     flat = dict(database.table("evaluation").filter(is_flat).aggregate("dataset, count(*)").fetchall())

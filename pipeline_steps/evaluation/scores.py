@@ -6,11 +6,13 @@ A set that could not be had has the one entry `hole`, the line that says why.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import whole_file, write_json
 
 if TYPE_CHECKING:
@@ -29,10 +31,24 @@ class Evaluation(NamedTuple):
     outcomes: pd.DataFrame
 
     def write(self, scores_path: Path, outcomes_path: Path) -> None:
-        """Write the outcomes as parquet and then the scores as JSON, each whole."""
+        """Write the outcomes as parquet and then the scores as JSON, each whole.
+
+        Raises PipelineError for a score that is not finite.
+        """
+        strange = [f"{name} {key}" for name, found in self.scores.items() for key in found if not is_finite(found[key])]
+        if strange:
+            raise PipelineError(
+                f"these scores are not finite: {', '.join(strange)}. Run extract_features again; where it is so again, "
+                "the checkpoint embeds pictures or texts as NaN, and needs to be trained again at a lower rate."
+            )
         with whole_file(outcomes_path) as partial:
             self.outcomes.to_parquet(partial, index=False)
         write_json(scores_path, self.scores)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a score is no NaN and no infinity; a text is none."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def evaluation_of(

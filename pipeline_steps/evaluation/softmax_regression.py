@@ -77,17 +77,18 @@ class Solution:
         return torch.addmm(self.bias_K.to(feature_MD), feature_MD, self.weight_KD.to(feature_MD).T)
 
 
+class UnfitSetError(PipelineError):
+    """A set that no probe can be fitted on, whatever the checkpoint: the others are scored without it."""
+
+
 class SoftmaxRegression:
-    """The regression of one set of rows, for any strength. Raises PipelineError for fewer than two classes."""
+    """The regression of one set of rows, for any strength. Raises UnfitSetError for fewer than two classes."""
 
     def __init__(self, rows: LabelledRows) -> None:
         self._rows = rows
         self.classes: Integers = np.unique(rows.label)
         if len(self.classes) < 2:
-            raise PipelineError(
-                f"the probe's training split holds {len(self.classes)} class and at least two are needed; "
-                "choose another data set in prepare_dataset.datasets."
-            )
+            raise UnfitSetError(f"its training split holds {len(self.classes)} class, and a probe needs two")
         numbers = np.full(int(self.classes[-1]) + 1, -1, dtype=np.int64)
         numbers[self.classes] = np.arange(len(self.classes))
         self._numbers = torch.from_numpy(numbers).to(rows.device)

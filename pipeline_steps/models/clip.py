@@ -28,7 +28,10 @@ ImageTransform = Callable[[Image.Image], Tensor]
 PROVENANCE_FILE = "provenance.json"
 _PREPROCESSING = ("mean", "std", "interpolation", "resize_mode")
 _HUB_ERRORS = (OSError, ImportError, ValueError)
-_AGAIN = "Delete the checkpoint's folder and run the stage that writes it again."
+_AGAIN = (
+    "Delete the checkpoint's folder and run the stage that writes it again. Weights that are not finite come from a "
+    "training that diverged: lower its lr."
+)
 _CONFIG, _WEIGHTS = open_clip.constants.HF_CONFIG_NAME, open_clip.constants.HF_SAFE_WEIGHTS_NAME
 
 
@@ -86,8 +89,6 @@ def load_clip(folder: Path, architecture: str | None = None) -> ClipBundle:
     when `architecture` is given and the checkpoint is of another one.
     """
     config_path, weights_path = folder / _CONFIG, folder / _WEIGHTS
-    if not config_path.is_file():
-        raise PipelineError(f"{config_path} is missing. {_AGAIN}")
     config = read_json(config_path, dict[str, Any], _AGAIN)
     as_allowed(config, CheckpointConfig, str(config_path))
     model_cfg: dict[str, Any] = config["model_cfg"]

@@ -5,7 +5,6 @@ A data set that could not be had is no gap of the grid: it is a named hole, the 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json
 from pipeline_steps.core.methods import REFERENCE
-from pipeline_steps.evaluation.scores import HOLE
+from pipeline_steps.evaluation.scores import HOLE, Score, Scores
 from pipeline_steps.reporting.names import CHANCE, LINEAR_PROBE, RETRIEVAL, ZERO_SHOT
 
 OUTCOME_FILES = {ZERO_SHOT: "predictions.parquet", LINEAR_PROBE: "predictions.parquet", RETRIEVAL: "ranks.parquet"}
@@ -134,11 +134,9 @@ def _read_cell(folder: Path, stage: str) -> Cell:
     if missing:
         raise _GapError(f"missing: {', '.join(missing)}")
     try:
-        found = json.loads(scores_path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _GapError(f"torn: {scores_path} ({error})") from error
-    if not isinstance(found, dict) or not all(isinstance(entries, dict) for entries in found.values()):
-        raise _GapError(f"torn: {scores_path} (it does not map data sets to scores)")
+        found: Scores = read_json(scores_path, dict[str, dict[str, Score]], "").copy()
+    except PipelineError as error:
+        raise _GapError(f"torn: {error}".strip()) from error
     scores = {name: entries for name, entries in found.items() if HOLE not in entries}
     holes = {name: str(entries[HOLE]) for name, entries in found.items() if HOLE in entries}
     return Cell(scores, holes, _read_outcomes(outcomes_path, stage, tuple(scores)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json
 from pipeline_steps.reporting.figures.style import styled
 from pipeline_steps.reporting.names import MISSING, title_of
 from pipeline_steps.reporting.text_table import text_table
@@ -153,11 +152,7 @@ def _shown_method(selections: pd.DataFrame) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PipelineError(f"{path} cannot be read ({error}); run the stage that makes it again") from error
-    return found
+    return read_json(path, dict[str, Any], "Run the stage that makes it again.")
 
 
 def _percent(value: float) -> str:

@@ -62,10 +62,13 @@ class Phase:
 
 @dataclass
 class _Progress:
-    """Batches done in all epochs of this phase, steps skipped among them, the history, and when it was last kept."""
+    """Batches done in all epochs of this phase, steps skipped among them and since the last that was not, the history,
+    and when it was last kept.
+    """
 
     done: int = 0
     skipped: int = 0
+    skipped_since: int = 0
     history: list[HistoryRow] = field(default_factory=list)
     kept_at: float = field(default_factory=time.monotonic)
 
@@ -120,16 +123,18 @@ def _steps(
         step = phase.first_step + progress.done
         update = _update(learner, phase, batch, epoch, step)
         progress.skipped += update.skipped
+        progress.skipped_since = progress.skipped_since + 1 if update.skipped else 0
         now = time.perf_counter()
         metrics = _metrics(learner, phase, batch, update, progress.skipped)
         metrics["pairs_per_second"] = phase.settings.batch_size / (now - started)
         started = now
         progress.done += 1
         ends = progress.done % per_epoch == 0
-        if ends and progress.skipped == progress.done and not learner.scale_may_fall:
+        if ends and progress.skipped_since >= max(2, per_epoch // 2) and not learner.scale_may_fall:
             raise PipelineError(
-                f"all {progress.done} steps so far were skipped: the loss or its gradient was never finite. Lower "
-                "training.lr, or use training.precision: fp32."
+                f"the last {progress.skipped_since} of {progress.done} steps were all skipped: the loss or its "
+                "gradient is not finite any more, and nothing is learned. Lower training.lr, or use "
+                "training.precision: fp32."
             )
         if ends:
             metrics |= phase.monitor.epoch_metrics()
@@ -200,14 +205,16 @@ def _resume(learner: Learner, phase: Phase) -> _Progress:
     if state is None:
         return _Progress()
     try:
+        if not 0 < state["done"] <= len(phase.batches(learner.processes)):
+            raise ValueError(f"{state['done']} steps done")
         _restore(learner, phase, state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise PipelineError(
             f"the state {phase.state_file} is of another version of this pipeline ({error!r}); delete it to train from "
             "the beginning"
         ) from error
     LOG.info("%s goes on after step %d", phase.title, phase.first_step + state["done"])
-    return _Progress(state["done"], state["skipped"], rows_of(state["history"]))
+    return _Progress(state["done"], state["skipped"], state["skipped_since"], rows_of(state["history"]))
 
 
 def _restore(learner: Learner, phase: Phase, state: dict[str, Any]) -> None:
@@ -236,6 +243,7 @@ def _keep(learner: Learner, phase: Phase, progress: _Progress) -> None:
             "prompt": None if learner.prompt is None else learner.prompt.detach().cpu(),
             "done": progress.done,
             "skipped": progress.skipped,
+            "skipped_since": progress.skipped_since,
             "history": columns_of(progress.history),
         }
         save_state(phase.state_file, phase.fingerprint, state)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import whole_file
 from pipeline_steps.core.process import local_world_size
 from pipeline_steps.core.schema import NegativeTextConfig, TrainingConfig
 from pipeline_steps.core.step import StepContext
@@ -22,6 +20,7 @@ from pipeline_steps.data.bank import read_bank
 from pipeline_steps.data.manifest import TRAINING_COLUMNS, TRUTH_COLUMNS, image_root, training_rows, validation_rows
 from pipeline_steps.data.negative_text import NegativeText
 from pipeline_steps.data.pairs import BankedPairs, PairDataset, Pairs
+from pipeline_steps.data.parquet_file import write_parquet
 from pipeline_steps.data.pictures import PictureReader
 from pipeline_steps.methods.base import Objective
 from pipeline_steps.models.clip import ClipBundle, save_clip
@@ -112,8 +111,7 @@ def write_history(context: StepContext, history: Sequence[HistoryRow]) -> None:
     path = context.paths["history"]
     columns = list(zip(*history, strict=True)) or [()] * len(_HISTORY)
     table = pa.table([pa.array(column, field.type) for column, field in zip(columns, _HISTORY, strict=True)], _HISTORY)
-    with whole_file(path) as partial:
-        pq.write_table(table, partial)
+    write_parquet(path, table)
     context.run.log_file(path)
     rates = [value for _, _, name, value in history if name == "pairs_per_second"]
     if rates:

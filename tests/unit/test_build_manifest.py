@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import random
 import shutil
@@ -22,10 +23,11 @@ def _results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
 
 
-def _build(folder: Path, *inputs: str, **changes: Any) -> int:
+def _build(folder: Path, *inputs: str, threads: int = 1, **changes: Any) -> int:
     outputs = [f"--pairs={folder}/pairs.parquet", f"--pairs-csv={folder}/pairs.csv", f"--report={folder}/report.json"]
     settings = json.dumps(section("build_manifest", **changes))
-    return STEP.main([*inputs, *outputs, "--settings", settings, "--log-file", f"{folder}/log", "--threads", "1"])
+    shared = ["--settings", settings, "--log-file", f"{folder}/log", "--threads", str(threads)]
+    return STEP.main([*inputs, *outputs, *shared])
 
 
 def _rows(count: int = 40) -> list[dict[str, Any]]:
@@ -149,6 +151,20 @@ def test_what_is_broken_in_shards_is_counted_and_the_rest_is_used(tmp_path: Path
     assert report["dropped"]["duplicate_pair"] == 1
     assert 20 < report["pairs"] == report["rows"] - 2 < 40
     assert "'truncated_shard': 1" in (tmp_path / "out" / "log").read_text()
+
+
+def test_lost_shards_are_refused_as_the_samples_they_had_and_told_what_they_are(tmp_path: Path) -> None:
+    members = _shards(tmp_path / "shards")
+    (tmp_path / "shards" / "2.tar").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 1\n")
+    write_tar(tmp_path / "plain.tar", members)
+    (tmp_path / "shards" / "3.tar").write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
+    (tmp_path / "shards" / "4.tar").touch()
+    assert _build(tmp_path / "out", f"--shards={tmp_path}/shards", threads=2) == 1
+    told = (tmp_path / "out" / "log").read_text()
+    assert "with about 60 samples lost) beside 40 whole pictures" in told
+    for words in ("a git-lfs pointer of 50 bytes", "compressed by gzip; gunzip it", "an empty file"):
+        assert words in told
+    assert "Traceback" not in told
 
 
 def test_a_refused_run_leaves_no_work_folder(tmp_path: Path) -> None:

@@ -73,5 +73,5 @@ def test_a_bank_of_other_pairs_is_refused(tmp_path: Path, options: list[str]) ->
     assert read_bank(tmp_path / "bank.parquet", 12).shape == (12, 2)
     with pytest.raises(PipelineError, match=r"is a bank of 12 pairs .* and 20 pairs are trained on"):
         read_bank(tmp_path / "bank.parquet", 20)
-    with pytest.raises(PipelineError, match="cannot be read as a memory bank"):
+    with pytest.raises(PipelineError, match="cannot be read"):
         read_bank(tmp_path / "report.json", 20)

@@ -34,4 +34,4 @@ def test_a_torn_features_file_fails_in_words(tmp_path: Path, capsys: pytest.Capt
     write_features(features, signal=0.4)
     features.write_bytes(features.read_bytes()[:-100])
     assert command(STEP, features=features, scores=tmp_path / "s.json", ranks=tmp_path / "r.parquet") == 1
-    assert "is not a whole index of features" in capsys.readouterr().err
+    assert "is not what it should be" in capsys.readouterr().err

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+from msgspec import Struct
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json
 from pipeline_steps.core.schema.datasets import CaptionsCsvSource, KarpathySource
 from pipeline_steps.data.tables import text_batches
 from pipeline_steps.evaluation.datasets.source import AbsentError, Entry, SourceSet, SourceSplit, below, placed
 
 # Karpathy's "restval" is what of MSCOCO's validation pictures was added to the training pictures.
 _PARTS = {"train": ("train", "restval")}
+
+
+_WANTED = (
+    'Wanted is Karpathy\'s: {"images": [{"filename": ..., "split": ..., "sentences": [{"raw": ...}]}]}, such as '
+    "dataset_coco.json; another file goes by kind: captions_csv."
+)
+
+
+class _Sentence(Struct):
+    raw: str
+
+
+class _Image(Struct):
+    filename: str
+    split: str
+    sentences: tuple[_Sentence, ...]
+    filepath: str | None = None
+
+
+class _Karpathy(Struct):
+    images: tuple[_Image, ...]
 
 
 def read_karpathy(source: KarpathySource, root: Path) -> SourceSet:
@@ -24,20 +46,24 @@ def read_karpathy(source: KarpathySource, root: Path) -> SourceSet:
         if not place.exists():
             raise AbsentError(f"{place} does not exist")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))["images"]
-        splits = {
-            name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path))
-            for name, own in source.splits.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise PipelineError(f"{path} is not of Karpathy's form ({error!r})") from error
+        found = read_json(path, _Karpathy, _WANTED).images
+    except PipelineError:
+        first = path.read_bytes()[: 2**16]
+        if first.lstrip().startswith(b"[") or b'"annotations"' in first:
+            told = f"{path} is another form of these captions, such as COCO's own or BLIP's"
+            raise PipelineError(f"{told}. {_WANTED}") from None
+        raise
+    splits = {
+        name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path))
+        for name, own in source.splits.items()
+    }
     return SourceSet(f"karpathy: {placed(source.path, root)}", splits)
 
 
-def _sentences(found: Sequence[Any], images: Path, parts: Sequence[str], path: Path) -> list[Entry]:
-    chosen = [image for image in found if image["split"] in parts]
-    files = ["/".join(filter(None, (image.get("filepath"), image["filename"]))) for image in chosen]
-    captions = [tuple(sentence["raw"] for sentence in image["sentences"]) for image in chosen]
+def _sentences(found: Sequence[_Image], images: Path, parts: Sequence[str], path: Path) -> list[Entry]:
+    chosen = [image for image in found if image.split in parts]
+    files = ["/".join(filter(None, (image.filepath, image.filename))) for image in chosen]
+    captions = [tuple(sentence.raw for sentence in image.sentences) for image in chosen]
     if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise PipelineError(f"{path} has {len(twice)} pictures twice, such as {twice[0]}; keep one entry of each")
     return caption_entries(dict(zip(files, captions, strict=True)), images, path)

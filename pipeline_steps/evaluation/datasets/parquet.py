@@ -7,15 +7,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema.datasets import ClassNameFile, ParquetSource
 from pipeline_steps.data.embedded import caption_of
+from pipeline_steps.data.parquet_file import DAMAGE, READ, damaged, reading
 from pipeline_steps.evaluation.datasets.source import AbsentError, Entry, SourceSet, SourceSplit, placed
 
 _BATCH_ROWS = 1024
+_REMEDY = "Put it there again."
 
 
 def read_parquet(source: ParquetSource, root: Path) -> SourceSet:
@@ -62,9 +63,9 @@ def _columns(source: ParquetSource) -> list[str]:
 
 def _opened(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise PipelineError(f"{path} cannot be read as parquet ({' '.join(str(error).split())})") from error
+        return pq.ParquetFile(path, **READ)
+    except DAMAGE as error:
+        raise damaged(path, error, _REMEDY) from error
 
 
 def _entries(path: Path, source: ParquetSource, own_split: str) -> Iterator[Entry]:
@@ -83,14 +84,7 @@ def _entries(path: Path, source: ParquetSource, own_split: str) -> Iterator[Entr
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     batches = _opened(path).iter_batches(_BATCH_ROWS, columns=columns)
-    while True:
-        try:
-            batch = next(batches, None)
-        except (OSError, pa.ArrowException) as error:
-            raise PipelineError(f"{path} is damaged ({' '.join(str(error).split())}); put it there again") from error
-        if batch is None:
-            return
-        yield from batch.to_pylist()
+    yield from reading(path, (row for batch in batches for row in batch.to_pylist()), _REMEDY)
 
 
 def _label(path: Path, value: Any) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json
+from pipeline_steps.data.parquet_file import DAMAGE, damaged, read_parquet
 from pipeline_steps.data.pictures import PictureReader
 
 FACTS, PICTURES = "dataset.json", "pictures.tar"
@@ -34,6 +35,7 @@ SCHEMA = pa.schema(
     ]
 )
 ROOT_KEY = b"image_root"
+_AGAIN = "Run the stage prepare_dataset again."
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,10 @@ class PreparedSplit:
     def table(self) -> pa.Table:
         """All columns of SCHEMA, n rows."""
         path = self.folder / f"{self.name}.parquet"
-        try:
-            return pq.read_table(path).select(SCHEMA.names).combine_chunks()
-        except (OSError, KeyError, pa.ArrowInvalid) as error:
-            raise PipelineError(
-                f"{path} cannot be read ({' '.join(str(error).split())}); run the stage prepare_dataset again"
-            ) from error
+        table = read_parquet(path, {field.name: field.type for field in SCHEMA}, _AGAIN).combine_chunks()
+        if len(table) != self.n:
+            raise PipelineError(f"{path} has {len(table)} pictures, and {FACTS} says {self.n}. {_AGAIN}")
+        return table
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -85,7 +85,11 @@ class PreparedSplit:
 
     @cached_property
     def _reader(self) -> PictureReader:
-        root = os.fsdecode((pq.read_schema(self.folder / f"{self.name}.parquet").metadata or {}).get(ROOT_KEY, b""))
+        path = self.folder / f"{self.name}.parquet"
+        try:
+            root = os.fsdecode((pq.read_schema(path).metadata or {}).get(ROOT_KEY, b""))
+        except DAMAGE as error:
+            raise damaged(path, error, _AGAIN) from error
         return PictureReader(Path(root) if root else self.folder, stage="prepare_dataset")
 
 
@@ -117,7 +121,7 @@ class PreparedSet:
 def read_prepared(folder: Path) -> PreparedSet:
     """The set in a folder of prepare_dataset. Raises PipelineError when it is none."""
     try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        facts = read_json(folder / FACTS, dict[str, Any], _AGAIN)
         splits = {name: PreparedSplit(folder, name, **values) for name, values in facts.pop("splits").items()}
         lists: dict[str, Any] = {key: tuple(facts.pop(key)) for key in ("tasks", "classes", "templates")}
         return PreparedSet(**facts, **lists, splits=splits)

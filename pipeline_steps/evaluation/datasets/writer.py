@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.parquet_file import WRITTEN
 from pipeline_steps.data.perceptual_hash import perceptual_hash
 from pipeline_steps.data.pictures import decode_image
 from pipeline_steps.data.progress import progress_bar
@@ -55,7 +56,7 @@ class SplitWriter:
         content = hashlib.sha256()
         root = str(source.root) if source.root is not None else ""
         schema = SCHEMA.with_metadata({ROOT_KEY: os.fsencode(root)})
-        with pq.ParquetWriter(self._folder / f"{name}.parquet", schema) as writer:
+        with pq.ParquetWriter(self._folder / f"{name}.parquet", schema, **WRITTEN) as writer:
             for start, hashes in self._measured(name, Path(root) if root else self._folder, places):
                 for sha256, _ in hashes:
                     content.update(sha256.encode())

@@ -19,7 +19,7 @@ from msgspec import field
 from safetensors import safe_open
 
 from pipeline_steps.core.errors import PipelineError
-from pipeline_steps.core.files import write_json
+from pipeline_steps.core.files import read_json, write_json
 from pipeline_steps.core.schema.values import Section
 from pipeline_steps.evaluation.features.cache import TENSOR, Entry, FeatureCache, checksum_of
 from pipeline_steps.evaluation.scores import Score
@@ -96,13 +96,7 @@ class Features:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._index = msgspec.json.decode(path.read_bytes(), type=Index)
-        except (OSError, msgspec.DecodeError) as error:
-            raise PipelineError(
-                f"{path} is not a whole index of features ({error}). "
-                "Delete it and run extract_features for this checkpoint again."
-            ) from error
+        self._index = read_json(path, Index, "Delete it and run extract_features for this checkpoint again.")
         self._cache = FeatureCache(path.parent / self._index.cache)
         self._whole: set[str] = set()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from msgspec import Struct
 
-from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.files import read_json
 from pipeline_steps.core.methods import METHODS, REFERENCE
 from pipeline_steps.reporting.figures.style import method_colour, styled
 from pipeline_steps.reporting.measured import Measured, Place
@@ -23,6 +23,14 @@ _PAPERS = {ZERO_SHOT: "imagenet1k", RETRIEVAL: "mscoco"}
 _MEASURES = {ZERO_SHOT: ("top1", "zero-shot top-1"), RETRIEVAL: ("mean_recall", "mean recall")}
 
 
+class _Splits(Struct):
+    train: int
+
+
+class _Report(Struct):
+    splits: _Splits
+
+
 def pairs_in_use(methods: Sequence[str], results: Path, pairs: int | None) -> dict[str, int]:
     """`pairs_of` these methods with build_manifest's count; empty where NCU ran on one number of pairs only.
 
@@ -31,13 +39,8 @@ def pairs_in_use(methods: Sequence[str], results: Path, pairs: int | None) -> di
     if len(pairs_of(methods, sys.maxsize, pairs)) < FEWEST_SIZES:
         return {}
     path = results / "build_manifest" / "report.json"
-    try:
-        all_pairs = int(json.loads(path.read_text(encoding="utf-8"))["splits"]["train"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PipelineError(
-            f"{path} does not say how many pairs there are to train on ({error}); Fig. 4 needs it. Run build_manifest."
-        ) from error
-    return pairs_of(methods, all_pairs, pairs)
+    remedy = "Fig. 4 needs the number of pairs to train on: run build_manifest."
+    return pairs_of(methods, read_json(path, _Report, remedy).splits.train, pairs)
 
 
 def pairs_of(methods: Sequence[str], all_pairs: int, pairs: int | None) -> dict[str, int]:

@@ -63,6 +63,7 @@ def test_too_many_bad_pictures_and_an_empty_manifest_are_refused(bad: int, pairs
         "bad_pictures": {"undecodable": bad, "missing": 0},
         "bad_pictures_named": [{"image_path": "bad.png", "cause": "undecodable", "message": "cut short"}],
         "broken_in_shards": {"truncated_shard": 1},
+        "lost_with_shards": 1,
         "dropped": {"empty_caption": 90},
         "splits": {"train": pairs, "validation": 2},
     }
@@ -79,13 +80,40 @@ def test_too_much_that_is_broken_in_shards_is_refused_with_the_first_of_it() -> 
     report = {
         "rows": 90, "pictures": 90, "bad_pictures": {}, "bad_pictures_named": [], "dropped": {},
         "broken_in_shards": {"unreadable_caption": 9, "truncated_shard": 1}, "broken_in_shards_named": named,
-        "splits": {"train": 80, "validation": 10},
+        "lost_with_shards": 1, "splits": {"train": 80, "validation": 10},
     }  # fmt: skip
     problem = refusal(report, manifest_settings())
     assert problem is not None
-    assert "10 members or ends of shards are broken" in problem
+    assert (
+        "10 samples of shards are broken (unreadable_caption 9, truncated_shard 1, with about 1 samples lost)"
+        in problem
+    )
     assert "3.tar x (unreadable_caption: no text)" in problem
     assert "Fetch these shards again" in problem
-    renamed = refusal(report | {"broken_in_shards": {"truncated_shard": 0, "other_endings": 10}}, manifest_settings())
+    names = {"broken_in_shards": {"truncated_shard": 0, "other_endings": 10}, "lost_with_shards": 0}
+    renamed = refusal(report | names, manifest_settings())
     assert "Rename their members to KEY.jpg and KEY.txt" in str(renamed)
     assert refusal(report | {"broken_in_shards": {"truncated_shard": 1}}, manifest_settings()) is None
+
+
+@pytest.mark.parametrize(("whole", "lost", "expected"), [(10, 1, 20), (5, 5, 100), (0, 2, 21), (3, 0, 0)])
+def test_a_lost_shard_counts_as_the_samples_that_it_had(whole: int, lost: int, expected: int) -> None:
+    """Shards of 20 samples; where none is whole, the longest of the cut ones is the best guess, and lost its end."""
+    settings = manifest_settings()
+    kept = dict.fromkeys((f"lost{number}.tar" for number in range(lost)), 0)
+    kept |= {f"whole{number}.tar": 20 for number in range(whole)}
+    if not whole and lost:
+        kept["lost0.tar"] = 20
+    pictures = {f"{shard}/{n}": shard for shard, count in kept.items() for n in range(count)}
+    with database() as it:
+        fill(it, [(path, "x") for path in GOOD], GOOD, 400)
+        it.execute("DELETE FROM pictures")
+        for shard in pictures.values():
+            it.execute("INSERT INTO pictures (image_path) VALUES (?)", [shard])
+        rows = [
+            {"shard": name, "key": "", "cause": "truncated_shard", "message": "m"} for name in kept if "lost" in name
+        ]
+        insert(it, "broken", pa.Table.from_pylist(rows, schema=BROKEN))
+        counts = select_pairs(it, settings)
+        report = manifest_report(it, counts, settings.noise, shuffle_captions(it, settings.noise))
+    assert report["lost_with_shards"] == expected

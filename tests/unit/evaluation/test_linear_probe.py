@@ -154,10 +154,19 @@ def test_splits_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match=r"500 training pictures of 8 classes.*validation_fraction = 0\.01"):
         fit_probe(features, "clipart", few, seed=0)
     features, _, _ = clipart(tmp_path, ("train", "test"), train=np.where(own["train"] == 2, 2, -1))
-    with pytest.raises(PipelineError, match="holds 1 class and at least two are needed"):
+    with pytest.raises(PipelineError, match="holds 1 class, and a probe needs two"):
         fit_probe(features, "clipart", PROBE, seed=0)
-    with pytest.raises(PipelineError, match=r"no class of an array has two training pictures.*inverse_l2 to one"):
+    with pytest.raises(PipelineError, match=r"no class has two training pictures.*inverse_l2: lowest = highest"):
         divided(Part(ArrayMatrix(np.zeros((3, 2))), np.arange(3)), 0.25, seed=0)
+
+
+def test_a_set_that_no_probe_fits_is_a_hole_that_says_why(tmp_path: Path) -> None:
+    train = np.full(500, -1)
+    train[:8] = np.arange(8)
+    features, _, _ = clipart(tmp_path, ("train", "test"), train=train)
+    found = evaluate_probe(features, PROBE, seed=0)
+    assert "no class has two training pictures" in str(found.scores["clipart"]["hole"])
+    assert found.outcomes.empty
 
 
 def test_holes_stand_beside_the_scores(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_the_ends_of_the_sweep_are_reached_or_said_not_to_be(
 
 
 def test_one_class_is_refused() -> None:
-    with pytest.raises(PipelineError, match="holds 1 class and at least two are needed"):
+    with pytest.raises(PipelineError, match="holds 1 class, and a probe needs two"):
         regression(np.ones((5, 3), dtype=np.float32), np.full(5, 4))
 
 

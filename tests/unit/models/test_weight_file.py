@@ -255,7 +255,7 @@ def renamed(path: Path, old: bytes, new: bytes) -> None:
             "a git-lfs pointer of 64 bytes and not",
         ),
         (b"\n <!DOCTYPE html><title>Google Drive", "a web page of 36 bytes and not the file itself"),
-        (b"\x1f\x8b\x08" + bytes(90), "holds no weights: it is gzip"),
+        (b"\x1f\x8b\x08" + bytes(90), "holds no weights: it is compressed by gzip; gunzip it"),
         (b"\x93NUMPY\x01\0" + bytes(90), "holds no weights: it is a NumPy array"),
         (b"hello", "is cut short, damaged or no file of weights"),
     ],

@@ -80,7 +80,7 @@ def test_scores_on_other_labels_are_not_put_in_one_table(copy: Path) -> None:
 
 def test_json_of_another_form_is_torn(copy: Path) -> None:
     (copy / "eval_probe" / "ncu" / "seed0" / "scores.json").write_text("[1, 2]")
-    with pytest.raises(PipelineError, match=r"torn: .*it does not map data sets to scores"):
+    with pytest.raises(PipelineError, match=r"torn: .*scores.json is not what it should be: Expected `object`"):
         read_grid(copy, METHODS, (0,))
 
 

@@ -94,7 +94,7 @@ def test_json_of_another_form_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(AbsentError, match="coco does not exist"):
         read_karpathy(source, tmp_path)
     (tmp_path / "coco").mkdir()
-    with pytest.raises(PipelineError, match="is not of Karpathy's form") as caught:
+    with pytest.raises(PipelineError, match="Wanted is Karpathy's") as caught:
         read_karpathy(source, tmp_path)
     assert not isinstance(caught.value, AbsentError)
 

@@ -135,7 +135,7 @@ def test_a_caption_that_is_no_text_and_a_damaged_file_are_told(tmp_path: Path) -
     pq.write_table(pa.table({"image": [bytes(900)] * 50, "label": [0] * 50, "text": ["x"] * 50}), path)
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(60) + content[64:])
-    with pytest.raises(PipelineError, match="val.parquet is damaged"):
+    with pytest.raises(PipelineError, match="val.parquet cannot be read"):
         list(read_parquet(source, tmp_path).splits["test"].entries)
 
 
@@ -144,6 +144,6 @@ def test_a_file_that_is_not_there_is_absent_and_one_that_is_no_parquet_is_not(tm
     with pytest.raises(AbsentError, match=r"val.parquet does not exist"):
         read_parquet(source, tmp_path)
     (tmp_path / "val.parquet").write_text("no parquet")
-    with pytest.raises(PipelineError, match="cannot be read as parquet") as caught:
+    with pytest.raises(PipelineError, match="cannot be read") as caught:
         read_parquet(source, tmp_path)
     assert not isinstance(caught.value, AbsentError)

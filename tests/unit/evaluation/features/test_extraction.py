@@ -211,7 +211,7 @@ def test_a_checkpoint_that_diverged_is_named_and_nothing_of_it_is_kept(folders: 
     shutil.copytree(folders[0], bad)
     weights = load_file(bad / "open_clip_model.safetensors")
     name = next(name for name in weights if name.startswith("visual."))
-    weights[name] = weights[name] * torch.nan
+    weights[name] = torch.full_like(weights[name], 3e38)  # finite, and its sums are not
     save_file(weights, bad / "open_clip_model.safetensors")
     found = made.retrieval_set(tmp_path, "coco", pictures=6)
     with pytest.raises(PipelineError, match=r"diverged gives embeddings that are not finite: its training"):

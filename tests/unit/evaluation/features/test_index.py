@@ -89,9 +89,9 @@ def test_a_row_without_a_direction_is_named(tmp_path: Path, value: float, told: 
 
 def test_a_torn_or_missing_index_is_named(features: Path, tmp_path: Path) -> None:
     features.write_bytes(features.read_bytes()[:1000])
-    with pytest.raises(PipelineError, match=r"features\.json is not a whole index of features.*Delete it and run"):
+    with pytest.raises(PipelineError, match=r"features\.json is not what it should be.*Delete it and run"):
         Features(features)
-    with pytest.raises(PipelineError, match=r"nowhere\.json is not a whole index"):
+    with pytest.raises(PipelineError, match=r"nowhere\.json is missing"):
         Features(tmp_path / "nowhere.json")
 
 

@@ -18,7 +18,7 @@ def test_sizes_are_those_of_the_methods_and_of_the_manifest() -> None:
 
 def test_the_manifest_is_read_where_it_is_needed(tmp_path: Path) -> None:
     assert pairs_in_use(("continued", "ncu"), tmp_path, None) == {}
-    with pytest.raises(PipelineError, match=r"report\.json does not say how many pairs.*Run build_manifest"):
+    with pytest.raises(PipelineError, match=r"report\.json is missing.*run build_manifest"):
         pairs_in_use(("ncu", "ncu_500k"), tmp_path, None)
     (tmp_path / "build_manifest").mkdir()
     (tmp_path / "build_manifest" / "report.json").write_text(json.dumps({"splits": {"train": 600_000}}))
