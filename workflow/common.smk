@@ -2,7 +2,6 @@
 # A study runs several experiments, and there {experiment} is a wildcard.
 import functools
 import json
-import os
 from pathlib import Path
 
 from pipeline_steps.core.config import load_config, read_yaml, settings_json
@@ -10,6 +9,7 @@ from pipeline_steps.core.cost import counted
 from pipeline_steps.core.follower import Follower
 from pipeline_steps.core.interrupt import end_steps_on_interrupt
 from pipeline_steps.core.methods import METHODS, REFERENCE
+from pipeline_steps.core.process import set_for_children
 from pipeline_steps.core.study import experiments_of
 
 read_yaml(map(Path, workflow.configfiles))  # Snakemake's own reading keeps the last of two equal keys
@@ -42,8 +42,7 @@ SCATTERED = CFG.download_images.jobs > 1
 PART = "download_images/parts/{scatteritem}" if SCATTERED else "download_images"
 
 # Every job finds the package and the results folder, wherever Snakemake runs it: by the environment, which no shell parses.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(workflow.basedir), os.environ.get("PYTHONPATH")]))
-os.environ["PIPELINE_RESULTS_DIR"] = CFG.results_dir
+set_for_children(str(workflow.basedir), CFG.results_dir)
 # `launch nodes N threads module ...` starts a step in one process, in N that train together, or in N on each of several
 # machines of a Slurm job; a profile's set-resources says how many. The shell becomes the step, so that a signal ends nothing around it while it writes its state.
 shell.prefix(

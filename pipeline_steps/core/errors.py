@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 
 class PipelineError(Exception):
@@ -13,6 +14,14 @@ class PipelineError(Exception):
         text = super().__str__()
         in_worker = text.startswith("Caught ") and "DataLoader worker process" in text.partition("\n")[0]
         return text.rpartition("PipelineError: ")[2].strip() if in_worker else text
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def without_control(text: str) -> str:
+    """A text that may hold a stranger's, with what would move a terminal's cursor or turn its letters spelled out."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class FullDiskError(PipelineError):

@@ -48,6 +48,12 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def set_for_children(package: str, results: str) -> None:
+    """Have every process that starts from here find the package and the results folder, whatever a shell would read."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+    os.environ["PIPELINE_RESULTS_DIR"] = results
+
+
 def keep_freed_memory() -> None:
     """Have malloc keep up to 1 GiB that was freed, instead of returning it after every batch to fault it in again.
 

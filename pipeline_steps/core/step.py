@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline_steps.core.errors import PipelineError, told
+from pipeline_steps.core.errors import PipelineError, told, without_control
 from pipeline_steps.core.methods import METHODS
 from pipeline_steps.core.process import Paused, Terminated, failing_cleanly, rank, world_size
 
@@ -149,6 +149,13 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+class _Plain(logging.Formatter):
+    """Messages may quote what a server or a file says, which moves nobody's cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_control(super().format(record))
+
+
 def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     """What argparse reads a whole number with."""
 
@@ -171,6 +178,6 @@ def _logger(name: str, path: Path | None) -> logging.Logger:
         own = path if rank() == 0 else path.with_name(f"{path.name}.rank{rank()}")
         handlers.append(logging.FileHandler(own, mode="w", encoding="utf-8", delay=rank() > 0))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s {name}: %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Plain(f"%(asctime)s {name}: %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
     return log

@@ -24,6 +24,7 @@ from pipeline_steps.core.files import publish_folder, require_free_disk, whole_f
 from pipeline_steps.core.process import Paused, Terminated, stop_noted
 from pipeline_steps.core.schema import DownloadImagesConfig
 from pipeline_steps.data.failures import failed_in_passing
+from pipeline_steps.data.picture_limits import largest_bytes
 from pipeline_steps.data.progress import progress_bar
 from pipeline_steps.data.shards import SHARD_ENDING, is_whole_tar, remove_shards
 from pipeline_steps.data.url_source import UrlSource
@@ -34,6 +35,8 @@ _KEY_SETTINGS = (
     "samples_per_shard", "output_format",
 )  # fmt: skip
 _ADDED_PATIENCE_SECONDS = 300.0
+_TIMEOUTS_OF_AN_ANSWER = 5
+_MOST_BYTES = 64 * 2**20
 
 
 class Workplace:
@@ -123,9 +126,9 @@ def _fetch_turn(turn: _Turn, bytes_per_row: int, settings: DownloadImagesConfig,
     work.shards.mkdir(parents=True, exist_ok=True)
     with whole_file(work.urls) as partial:
         pq.write_table(turn.table, partial)
-    threads_turns = -(-min(per_shard, rows) // settings.threads)
-    longest_silence = 2 * threads_turns * settings.timeout_seconds * (settings.retries + 1) + _ADDED_PATIENCE_SECONDS
-    arguments = [json.dumps(_arguments(settings, work)), str(turn.first_shard)]
+    threads_turns, limits = -(-min(per_shard, rows) // settings.threads), _limits(settings)
+    longest_silence = threads_turns * limits["seconds"] * (settings.retries + 1) + _ADDED_PATIENCE_SECONDS
+    arguments = [json.dumps(_arguments(settings, work)), str(turn.first_shard), json.dumps(limits)]
     command = [sys.executable, "-m", "pipeline_steps.data.img2dataset_process", *arguments]
     with running(command, child_environment(settings), work.log) as process:
         watch(process, work, turn.rows_before + rows, longest_silence)
@@ -215,6 +218,15 @@ def _statistics(path: Path, shard_is_tar: bool) -> dict[str, int] | None:
         return {"count": int(stats["count"]), "successes": int(stats["successes"])}
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _limits(settings: DownloadImagesConfig) -> dict[str, Any]:
+    """What one answer may take, as Limits has it. The bundled pictures come from a server of this machine."""
+    return {
+        "most_bytes": min(_MOST_BYTES, largest_bytes(settings.max_image_pixels)),
+        "seconds": _TIMEOUTS_OF_AN_ANSWER * settings.timeout_seconds,
+        "private": settings.private_addresses or settings.url_list is None,
+    }
 
 
 def _arguments(settings: DownloadImagesConfig, work: Workplace) -> dict[str, Any]:

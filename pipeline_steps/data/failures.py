@@ -14,17 +14,20 @@ import pyarrow as pa
 
 from pipeline_steps.data.shards import SHARD_ENDING, picture_sizes, shard_tables
 
-CAUSES = ("not_found", "server_error", "timed_out", "truncated", "not_an_image", "too_small", "too_large")
+CAUSES = (
+    "not_found", "server_error", "timed_out", "truncated", "not_an_image", "too_small", "too_large", "not_allowed",
+)  # fmt: skip
 OTHER_MESSAGES_NAMED = 20
 _NOT_NAMED = "(messages not named here)"
-# What urllib, http.client, img2dataset and OpenCV say, found by provoking each of them.
+# What urllib, http.client, img2dataset, OpenCV and bounded_http.py say, found by provoking each of them.
 _PATTERNS = (
     ("not_found", r"HTTP Error (404|410)\b"),
     ("server_error", r"HTTP Error 5\d\d\b"),
     ("timed_out", r"timed out"),
     ("truncated", r"IncompleteRead"),
     ("too_small", r"image too small"),
-    ("too_large", r"image area too large|CV_IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT)"),
+    ("not_allowed", r"not allowed|disallowed"),
+    ("too_large", r"too large|CV_IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT)"),
     ("not_an_image", r"Image decoding error|buf\.empty\(\)"),
 )
 # What may well succeed an hour later, beyond causes: the server is busy, or the network or its names are away.

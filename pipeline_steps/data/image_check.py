@@ -14,14 +14,13 @@ import joblib
 from PIL import Image, UnidentifiedImageError
 
 from pipeline_steps.data.perceptual_hash import perceptual_hash
+from pipeline_steps.data.picture_limits import largest_bytes, too_many_scans
 from pipeline_steps.data.pictures import FORMATS, to_rgb
 from pipeline_steps.data.progress import progress_bar
 
 BadCause = Literal["missing", "undecodable", "too_large"]
 BAD_CAUSES: tuple[BadCause, ...] = get_args(BadCause)
 CHUNK = 250
-_LARGEST_PIXEL_BYTES = 8
-_METADATA_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +75,8 @@ def check_bytes(content: bytes, max_image_pixels: int) -> Picture | BadPicture:
 
     Above Pillow's own ceiling (about 179 million pixels) a picture is too large whatever `max_image_pixels` says.
     """
+    if told := too_many_scans(content):
+        return BadPicture("too_large", told)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -94,7 +95,7 @@ def check_bytes(content: bytes, max_image_pixels: int) -> Picture | BadPicture:
 
 def fits(size: int, max_image_pixels: int) -> bool:
     """Whether a picture of `max_image_pixels` pixels can have so many bytes."""
-    return size <= max_image_pixels * _LARGEST_PIXEL_BYTES + _METADATA_BYTES
+    return size <= largest_bytes(max_image_pixels)
 
 
 def oversized(size: int) -> BadPicture:

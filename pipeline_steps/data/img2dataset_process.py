@@ -1,7 +1,8 @@
-"""img2dataset in a process of its own: `python -m pipeline_steps.data.img2dataset_process JSON FIRST_SHARD`.
+"""img2dataset in a process of its own: `python -m pipeline_steps.data.img2dataset_process JSON FIRST_SHARD LIMITS`.
 
 img2dataset replaces the signal handlers of its process, prints without end and starts its workers by importing the
-main module again, so it gets a process that is made for it.
+main module again, so it gets a process that is made for it. Its downloads go through urllib's opener, which here has
+limits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ import os
 import signal
 import sys
 import threading
+import urllib.request
 from types import ModuleType
+
+from pipeline_steps.data.bounded_http import Limits, bounded_opener
+from pipeline_steps.data.picture_limits import too_many_scans
 
 if __name__ in ("__main__", "__mp_main__"):
     # Seconds in every worker, for nothing: webdataset, which img2dataset imports, loads torch where it can, and
@@ -21,6 +26,7 @@ if __name__ in ("__main__", "__mp_main__"):
     sys.modules["wandb"] = ModuleType("wandb")
     if json.loads(sys.argv[1])["resize_mode"] == "no":
         sys.modules["albumentations"] = ModuleType("albumentations")
+    urllib.request.install_opener(bounded_opener(Limits(**json.loads(sys.argv[3]), judge=too_many_scans)))
 
 
 def end_with_parent() -> None:

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.data.picture_limits import too_many_scans
 
 # Formats that Pillow decodes itself; its EPS reader, for one, would start another program.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 _OPEN_SHARDS = 256
 
 
@@ -110,6 +111,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def decode_image(content: bytes) -> Image.Image:
     """Encoded bytes as RGB, transparency on white. Raises what Pillow's decoders raise: nearly anything."""
+    if told := too_many_scans(content):
+        raise ValueError(told)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
     except UnidentifiedImageError:  # Pillow's own words hold an address in memory

@@ -20,9 +20,10 @@ BrokenCause = Literal[
     "duplicate_key", "other_endings",
 ]  # fmt: skip
 BROKEN_CAUSES: tuple[BrokenCause, ...] = get_args(BrokenCause)
-PICTURE_FORMS = ("jpg", "jpeg", "png", "webp")
+PICTURE_FORMS = ("jpg", "jpeg", "png", "webp", "avif", "jp2")
 _BLOCK = tarfile.BLOCKSIZE
 _MOST_CAPTION_BYTES = 2**20
+_MOST_MEMBERS = 2**21
 # webdataset's rule: the key of a member is its path up to the first dot of its name.
 MEMBER_NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
 
@@ -88,7 +89,7 @@ def read_shard(path: Path, caption_field: str, max_image_pixels: int) -> tuple[l
 
 def members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.TarInfo]:
     """The regular members of a tar of `size` bytes that are whole; what is wrong with the tar goes into `broken`."""
-    end = 0
+    end, count = 0, 0
     try:
         with tarfile.open(path, "r:") as tar:
             for member in tar:
@@ -97,6 +98,10 @@ def members(path: Path, size: int, broken: list[Broken]) -> Iterator[tarfile.Tar
                 end = tar.offset
                 if member.offset_data + member.size > size:
                     break
+                count += 1
+                if count > _MOST_MEMBERS:
+                    raise tarfile.ReadError(f"it has more than {_MOST_MEMBERS:,} members")
+                tar.members.clear()  # type: ignore[attr-defined]  # which tarfile would keep
                 if member.isreg() and not member.issparse():
                     yield member
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:  # on absurd headers

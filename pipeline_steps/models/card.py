@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
+
+from pipeline_steps.core.errors import without_control
 
 _HEADER = """---
 library_name: open_clip
@@ -133,7 +136,7 @@ def _reference(provenance: Mapping[str, str]) -> str:
     if not provenance:
         return "trained here from scratch (step train_reference)"
     told = {name: PurePath(value).name if name == "source" else value for name, value in provenance.items()}
-    return "imported; " + ", ".join(f"{name} `{value}`" for name, value in told.items())
+    return "imported; " + ", ".join(f"{_plain(name)} `{_plain(value)}`" for name, value in told.items())
 
 
 def _scores(scores: Sequence[ScoreLine], missing: Mapping[str, str]) -> str:
@@ -143,13 +146,18 @@ def _scores(scores: Sequence[ScoreLine], missing: Mapping[str, str]) -> str:
         "| Evaluation | Data set | Split | N | Measure | Score (%) | Chance (%) |", "|---|---|---|---:|---|---:|---:|"
     ]  # fmt: skip
     lines += [
-        f"| {line.evaluation} | {line.dataset} | {line.split} | {line.n:,} | "
+        f"| {line.evaluation} | {_plain(line.dataset)} | {_plain(line.split)} | {line.n:,} | "
         f"{line.measure}{' *' if line.own else ''} | {100 * line.value:.1f} | {100 * line.chance:.1f} |"
         for line in scores
     ]
     lines += ["", "\\* the measure that the set is known by"] if any(line.own for line in scores) else []
-    lines += [f"\nNot evaluated on {name}: {line}" for name, line in sorted(missing.items())]
+    lines += [f"\nNot evaluated on {name}: {_plain(line)}" for name, line in sorted(missing.items())]
     return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """A text that may be a stranger's as words of Markdown, of which nothing is a tag, a cell's end or code."""
+    return html.escape(" ".join(without_control(text).split()), quote=False).replace("|", "\\|").replace("`", "'")
 
 
 def _count(number: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipeline_steps.data.pair_source import ShardPairs, downloaded_pairs
 from pipeline_steps.data.tar_shards import Sample, read_shard
 from pipeline_steps.download_images import STEP
 from tests.unit.data.made_data import picture_bytes, read_files, section
+from tests.unit.data.test_bounded_http import strangers
 from tests.unit.step_runs import runs_of
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -50,7 +52,8 @@ def seen(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     urls = folder / "urls.tsv"
     settings = section(
         "download_images", url_list=str(urls), min_success_fraction=0.8, max_image_pixels=1_000_000, slow_seconds=6,
-        timeout_seconds=2, retries=1, samples_per_shard=SHARD, min_image_size=8, output_format=request.param,
+        private_addresses=True, timeout_seconds=2, retries=1, samples_per_shard=SHARD, min_image_size=8,
+        output_format=request.param,
     )  # fmt: skip
     arguments = [
         "--settings",
@@ -85,7 +88,7 @@ def test_each_fault_is_counted_under_its_cause(seen: Seen) -> None:
     report = seen.reports[0]
     assert report["failures"] == {
         "not_found": 2, "server_error": 2, "timed_out": 2, "truncated": 2, "not_an_image": 2, "too_small": 2,
-        "too_large": 2, "other": {"not an http(s) URL, so not asked for": 1},
+        "too_large": 2, "not_allowed": 0, "other": {"not an http(s) URL, so not asked for": 1},
     }  # fmt: skip
     assert (report["urls"], report["succeeded"], report["lost"]) == (65, 50, 0)
     assert report["success_fraction"] == 50 / 65
@@ -166,7 +169,7 @@ def test_what_failed_in_passing_is_asked_for_again_in_parts_that_come_together(
         files[number] = ServedFile(files[number].body, "server_error")
     settings = section(
         "download_images", url_list=str(tmp_path / "urls.tsv"), min_success_fraction=0.9, retries=1,
-        samples_per_shard=SHARD // 2, output_format=form, jobs=2, retry_passes=1,
+        private_addresses=True, samples_per_shard=SHARD // 2, output_format=form, jobs=2, retry_passes=1,
     )  # fmt: skip
     with serving(files, slow_seconds=6, max_image_pixels=1_000_000) as base:
         lines = [f"{base}/{number}\tcaption {number}" for number in range(len(files))]
@@ -191,7 +194,9 @@ def test_pictures_are_made_smaller_where_that_is_asked_for(tmp_path: Path, monke
     """img2dataset resizes with a library that its processes load for this alone."""
     monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
     urls = tmp_path / "urls.tsv"
-    settings = section("download_images", url_list=str(urls), resize_mode="keep_ratio", image_size=SMALL)
+    settings = section(
+        "download_images", url_list=str(urls), private_addresses=True, resize_mode="keep_ratio", image_size=SMALL
+    )
     paths = ["--images", f"{tmp_path}/images", "--report", f"{tmp_path}/report.json"]
     with serving(SOUND[:2], slow_seconds=6, max_image_pixels=1_000_000) as base:
         urls.write_text(f"url\tcaption\n{base}/0\tone\n{base}/1\tother\n")
@@ -235,3 +240,38 @@ def test_parts_that_fall_short_together_are_named(
     assert "110 of 200 URLs" in told
     assert f"The poor parts are {tmp_path}/poor: remove" in told
     assert json.loads((tmp_path / "refused_report.json").read_text())["failures"]["timed_out"] == 90
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_what_strangers_send_has_a_size_a_deadline_and_a_cause(
+    private: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_RESULTS_DIR", str(tmp_path))
+    names = ["picture", "é", "endless", "drip", "drip_headers", "to_ftp", "scans", "robots"]
+    settings = section(
+        "download_images", url_list=str(tmp_path / "urls.tsv"), private_addresses=private, min_success_fraction=0.1,
+        max_image_pixels=10_000, timeout_seconds=1, retries=0, retry_passes=0, threads=8, resize_mode="no",
+    )  # fmt: skip
+    with strangers() as base:
+        lines = [f"{base}/{name}\t{name}" for name in names]
+        (tmp_path / "urls.tsv").write_text("\n".join(["url\tcaption", *lines]) + "\n", encoding="utf-8")
+        started = time.monotonic()
+        code = STEP.main(
+            [
+                "--settings",
+                json.dumps(settings),
+                "--images",
+                f"{tmp_path}/images",
+                "--report",
+                f"{tmp_path}/report.json",
+            ]
+        )
+    assert time.monotonic() - started < 60
+    assert code == (0 if private else 1)
+    report = json.loads((tmp_path / REPORTS[private]).read_text())
+    found = {cause: count for cause, count in report["failures"].items() if count}
+    if private:
+        assert report["succeeded"] == 2
+        assert found == {"too_large": 2, "timed_out": 2, "not_allowed": 2}
+    else:
+        assert found == {"not_allowed": len(names)}

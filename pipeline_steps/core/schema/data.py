@@ -34,6 +34,7 @@ class DownloadImagesConfig(Section, frozen=True):
     min_image_size: Count
     max_image_pixels: Count
     timeout_seconds: Count
+    private_addresses: bool
     retries: Natural
     processes: Count
     threads: Count

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline_steps.core.config import ConfigError, load_section, read_yaml
-from pipeline_steps.core.errors import FullDiskError, PipelineError
+from pipeline_steps.core.errors import FullDiskError, PipelineError, without_control
 from pipeline_steps.core.files import whole_folder, write_json
 from pipeline_steps.core.schema import DatasetRow
 from pipeline_steps.core.schema.datasets import (
@@ -32,6 +32,7 @@ from pipeline_steps.evaluation.datasets.webdataset import read_webdataset
 from pipeline_steps.evaluation.datasets.writer import SplitWriter
 from pipeline_steps.evaluation.scores import EVALUATOR_VERSION
 
+_LONGEST_HOLE = 1000
 _READERS: dict[type[Any], Callable[[Any, Path], SourceSet]] = {
     CaptionsCsvSource: read_captions_csv,
     ClipBenchmarkSource: read_clip_benchmark,
@@ -69,7 +70,7 @@ def prepare(name: str, row: DatasetRow, root: Path, folder: Path, *, processes: 
         except PipelineError as error:
             for member in partial.iterdir():
                 shutil.rmtree(member) if member.is_dir() else member.unlink()
-            facts["hole"] = " ".join(str(error).split())
+            facts["hole"] = without_control(" ".join(str(error).split()))[:_LONGEST_HOLE]
         write_json(partial / FACTS, facts)
     return facts
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -14,13 +13,18 @@ from pathlib import Path
 from filelock import FileLock
 
 from pipeline_steps.core.files import require_free_disk, whole_file
-from pipeline_steps.evaluation.datasets.source import AbsentError
+from pipeline_steps.data.bounded_http import Limits, bounded_opener
+from pipeline_steps.evaluation.datasets.source import AbsentError, whole_number
 
 _HUB = re.compile(r"(https://huggingface\.co/datasets/[^/]+/[^/]+)/tree/(.+)")
 _TRIES = 3
 _TIMEOUT_SECONDS = 30
 _PAUSE_SECONDS = 1.0
 _BLOCK = 2**20
+_LEAST_RATE = 10_000  # bytes a second
+_MOST_BYTES = 2**40
+_MOST_DIGITS = 13
+_OPENER = bounded_opener(Limits(_BLOCK, 24 * 3600, private=True))
 
 
 class RemoteFolder:
@@ -66,12 +70,25 @@ class RemoteFolder:
 
 def _download(address: str, path: Path) -> Path:
     request = urllib.request.Request(address, headers={"User-Agent": "pipeline_steps"})  # noqa: S310 - http(s)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310
-        length = answer.headers.get("Content-Length")
-        require_free_disk(path.parent, int(length or 0))
+    with _OPENER.open(request, timeout=_TIMEOUT_SECONDS) as answer:
+        length = whole_number(answer.headers.get("Content-Length", ""), most_digits=_MOST_DIGITS)
+        require_free_disk(path.parent, length or 0)
         with whole_file(path) as partial:
-            with partial.open("wb") as stream:
-                shutil.copyfileobj(answer, stream, _BLOCK)
-            if length is not None and partial.stat().st_size != int(length):
-                raise ConnectionError(f"{partial.stat().st_size} of {length} bytes came")
+            size = _written(answer, partial)
+            if length is not None and size != length:
+                raise ConnectionError(f"{size} of {length} bytes came")
     return path
+
+
+def _written(answer: http.client.HTTPResponse, path: Path) -> int:
+    """The bytes of an answer that has neither more than _MOST_BYTES nor comes slower than _LEAST_RATE."""
+    size, started = 0, time.monotonic()
+    with path.open("wb") as stream:
+        while part := answer.read1(_BLOCK):
+            size += stream.write(part)
+            seconds = time.monotonic() - started
+            if seconds > _TIMEOUT_SECONDS and size < _LEAST_RATE * (seconds - _TIMEOUT_SECONDS):
+                raise TimeoutError(f"timed out: only {size:,} bytes came in {seconds:.0f} s")
+            if size > _MOST_BYTES:
+                raise ConnectionError(f"too large: more than {_MOST_BYTES:,} bytes came")
+    return size

@@ -66,10 +66,10 @@ def is_unicode(value: object) -> bool:
         return False
 
 
-def whole_number(text: str) -> int | None:
+def whole_number(text: str, most_digits: int = _MOST_DIGITS) -> int | None:
     """The number from 0 on that a text says, None where it says something else."""
     text = text.strip()
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS else None
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= most_digits else None
 
 
 def below(folder: Path, paths: Sequence[str], listed_in: Path) -> list[str]:

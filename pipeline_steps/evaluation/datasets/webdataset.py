@@ -17,6 +17,7 @@ from pipeline_steps.evaluation.datasets.source import AbsentError, Entry, Source
 
 _COLLECTION = "https://huggingface.co/datasets/clip-benchmark/wds_{}/tree/main"
 _MOST_SHARDS = 100_000
+_MOST_ANSWER_BYTES = 2**20
 # A file of the layout by its name, on this machine and whole; None where there is none.
 Fetch = Callable[[str], Path | None]
 
@@ -41,7 +42,7 @@ def read_webdataset(source: WebdatasetSource, root: Path) -> SourceSet:
             missing[name] = str(error)
             continue
         form = "txt" if kind == "retrieval" else "cls"
-        splits[name] = SourceSplit(own, folder, _entries(folder, shards, form))
+        splits[name] = SourceSplit(own, folder, _entries(folder, shards, form, folder.parent == root / "webdataset"))
     classes = _lines(_text(fetch("classnames.txt")))
     templates = _lines(_text(fetch("zeroshot_classification_templates.txt")))
     return SourceSet(f"webdataset: {source.place.replace('{root}', str(root))}", splits, classes, templates, missing)
@@ -76,22 +77,28 @@ def _shards(fetch: Fetch, split: str, place: str) -> list[Path]:
     count = whole_number(text) or 0
     if not 0 < count <= _MOST_SHARDS:
         raise PipelineError(f"{listed} holds {text[:20]!r}; wanted is the number of shards, 1 to {_MOST_SHARDS}")
-    paths = [(name, fetch(name)) for name in (f"{split}/{number}.tar" for number in range(count))]
-    if lost := [name for name, path in paths if path is None]:
-        raise PipelineError(f"{place} lacks {len(lost)} of the {count} shards of {split}, the first of them {lost[0]}")
-    return [path for _, path in paths if path is not None]
+    paths = []
+    for name in (f"{split}/{number}.tar" for number in range(count)):
+        path = fetch(name)
+        if path is None:
+            raise PipelineError(f"{place} lacks {name}, and says that there are {count} shards of {split}")
+        paths.append(path)
+    return paths
 
 
-def _entries(folder: Path, shards: list[Path], form: str) -> Iterator[Entry]:
+def _entries(folder: Path, shards: list[Path], form: str, fetched: bool) -> Iterator[Entry]:
     for shard in shards:
         try:
-            yield from _shard_entries(folder, shard, form)
+            yield from _shard_entries(folder, shard, form, fetched)
         except OSError as error:
             raise PipelineError(f"the shard {shard} cannot be read ({error})") from error
 
 
-def _shard_entries(folder: Path, shard: Path, form: str) -> Iterator[Entry]:
-    """The samples of a shard in its order: a picture, and a member of the form `cls` or `txt` under the same key."""
+def _shard_entries(folder: Path, shard: Path, form: str, fetched: bool) -> Iterator[Entry]:
+    """The samples of a shard in its order: a picture, and a member of the form `cls` or `txt` under the same key.
+
+    A damaged one that was `fetched` is removed, so that the next run fetches it again.
+    """
     pictures: dict[str, tuple[int, int]] = {}
     answers: dict[str, bytes] = {}
     broken: list[Broken] = []
@@ -106,7 +113,14 @@ def _shard_entries(folder: Path, shard: Path, form: str) -> Iterator[Entry]:
             if ending in PICTURE_FORMS:
                 pictures[key] = (member.offset_data, member.size)
             elif ending == form:
+                if member.size > _MOST_ANSWER_BYTES:
+                    told = f"{member.name} of {member.size:,} bytes; a label is smaller"
+                    raise PipelineError(f"the shard {shard} has {told}")
                 answers[key] = os.pread(stream.fileno(), member.size, member.offset_data)
+    if broken and fetched:
+        shard.unlink()
+        told = f"was damaged ({broken[0].message}) and is removed; run the stage again to fetch it"
+        raise PipelineError(f"the shard {shard} {told}")
     if broken:
         raise PipelineError(f"the shard {shard} is damaged ({broken[0].message}); put it there again")
     if lonely := pictures.keys() ^ answers.keys():

@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.data.parquet_file import WRITTEN
 from pipeline_steps.data.perceptual_hash import perceptual_hash
+from pipeline_steps.data.picture_limits import MOST_PIXELS, largest_bytes
 from pipeline_steps.data.pictures import decode_image
 from pipeline_steps.data.progress import progress_bar
 from pipeline_steps.evaluation.datasets.prepared import PICTURES, ROOT_KEY, SCHEMA
 from pipeline_steps.evaluation.datasets.source import SourceSplit, is_unicode
 
+_MOST_BYTES = largest_bytes(MOST_PIXELS)
 _CHUNK = 250
 _ROW_GROUP_ROWS = 2**16
 _PLACES = SCHEMA.names[:5]
@@ -188,6 +190,10 @@ def _hashes(root: Path, places: Sequence[Place], perceptual: bool) -> list[tuple
 
 
 def _content(path: Path, offset: int | None, size: int | None) -> bytes:
+    if not path.is_file():
+        raise ValueError("not a regular file")
+    if (size if offset is not None and size is not None else path.stat().st_size) > _MOST_BYTES:
+        raise ValueError(f"more than {_MOST_BYTES:,} bytes")
     with path.open("rb", buffering=0) as stream:
         if offset is None or size is None:
             return stream.read()

@@ -22,6 +22,9 @@ from pipeline_steps.data.pair_source import FilePairs, PairSource
 CONFIG = Path(__file__).parents[3] / "config" / "config.yaml"
 
 
+_FORMS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".avif": "AVIF", ".jp2": "JPEG2000"}
+
+
 def picture_bytes(number: int, size: tuple[int, int] = (24, 20), form: str = "WEBP") -> bytes:
     """A picture whose content depends on `number` alone."""
     image = Image.new("RGB", size)
@@ -33,9 +36,19 @@ def picture_bytes(number: int, size: tuple[int, int] = (24, 20), form: str = "WE
     return stream.getvalue()
 
 
+def many_scans(scans: int) -> bytes:
+    """A progressive JPEG of so many scans: the last one of a picture again and again."""
+    stream = io.BytesIO()
+    Image.effect_noise((16, 16), 80).save(stream, "JPEG", progressive=True)
+    content = stream.getvalue()
+    last = content.rindex(b"\xff\xda")
+    own = content.count(b"\xff\xda")
+    return content[:last] + content[last:-2] * (scans - own + 1) + content[-2:]
+
+
 def write_picture(path: Path, number: int, size: tuple[int, int] = (24, 20)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(picture_bytes(number, size, {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}[path.suffix]))
+    path.write_bytes(picture_bytes(number, size, _FORMS[path.suffix]))
     return path
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.data.image_check import CHUNK, BadPicture, Picture, check_picture, check_pictures
 from pipeline_steps.data.perceptual_hash import perceptual_hash
 from pipeline_steps.data.pictures import read_image
-from tests.unit.data.made_data import write_picture
+from tests.unit.data.made_data import many_scans, write_picture
 
 PIXELS = 10_000
 
@@ -22,7 +23,7 @@ def _cause(path: Path) -> str:
     return found.cause
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".avif", ".jp2"])
 def test_a_sound_picture_gives_hash_and_size(tmp_path: Path, suffix: str) -> None:
     path = write_picture(tmp_path / f"a{suffix}", 1, (30, 20))
     assert check_picture(path, PIXELS) == Picture(
@@ -50,6 +51,15 @@ def test_a_picture_cut_short_is_undecodable(tmp_path: Path, suffix: str) -> None
 def test_other_bytes_are_undecodable(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     assert _cause(tmp_path / "a.png") == "undecodable"
+
+
+def test_a_jpeg_of_endless_scans_is_too_large_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(many_scans(100))
+    assert isinstance(check_picture(tmp_path / "a.jpg", PIXELS), Picture)
+    (tmp_path / "a.jpg").write_bytes(many_scans(101))
+    assert _cause(tmp_path / "a.jpg") == "too_large"
+    with pytest.raises(PipelineError, match="a JPEG of 101 scans"):
+        read_image(tmp_path / "a.jpg")
 
 
 def test_too_many_pixels_are_seen_in_the_header_and_too_many_bytes_before_it(tmp_path: Path) -> None:

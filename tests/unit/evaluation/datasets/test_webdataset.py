@@ -108,10 +108,14 @@ def test_a_caption_ends_with_its_line_and_nothing_else(tmp_path: Path) -> None:
     [
         (
             lambda wds: (wds / "test" / "1.tar").unlink(),
-            r"lacks 1 of the 3 shards of test, the first of them test/1.tar",
+            r"lacks test/1.tar, and says that there are 3 shards of test",
         ),
         (lambda wds: os.truncate(wds / "test" / "1.tar", 1000), r"the shard .*test/1.tar is damaged"),
         (lambda wds: (wds / "test" / "nshards.txt").write_text("-1"), r"holds '-1'; wanted is the number of shards"),
+        (
+            lambda wds: write_tar(wds / "test" / "0.tar", [("a.png", picture_bytes(1)), ("a.cls", bytes(2**21))]),
+            r"has a.cls of 2,097,152 bytes; a label is smaller",
+        ),
         (lambda wds: (wds / "dataset_type.txt").write_text("multilabel\n"), r"is of the type multilabel; allowed"),
         (lambda wds: write_tar(wds / "test" / "0.tar", [("a.cls", b"1")]), r"has no picture or no .cls for a"),
         (
@@ -149,6 +153,24 @@ class _Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "5000")
             self.end_headers()
             self.wfile.write(b"x" * 600)
+            return
+        elif fault == "slow":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.go_on.wait(0.05):
+                self.wfile.write(b"x")
+            return
+        elif fault == "length" and self.server.asked[self.path] == 1:
+            self.send_response(200)
+            self.send_header("Content-Length", "abc")
+            self.end_headers()
+            self.wfile.write(Path(self.translate_path(self.path)).read_bytes())
+            return
+        elif fault == "damaged" and self.server.asked[self.path] == 1:
+            self.send_response(200)
+            self.send_header("Content-Length", "700")
+            self.end_headers()
+            self.wfile.write(Path(self.translate_path(self.path)).read_bytes()[:700])
             return
         super().do_GET()
 
@@ -198,6 +220,25 @@ def test_remote_shards_are_fetched_once_through_failures_and_kept(
     assert (kept / "test" / "1.tar").read_bytes() == (shards / "wds" / "test" / "1.tar").read_bytes()
     assert made.splits["test"].picture(4).size == (24, 20)
     assert not list(kept.rglob("*.partial"))
+
+
+def test_a_slow_answer_ends_in_time_and_a_damaged_shard_is_fetched_again(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(remote, "_TIMEOUT_SECONDS", 0.3)
+    splits = {"test": "test"}
+    with (
+        _serving(shards / "wds", test__0_tar="slow") as (_, base),
+        pytest.raises(AbsentError, match="only .* bytes came"),
+    ):
+        read_webdataset(WebdatasetSource("webdataset", base, splits), tmp_path / "slow")
+    with _serving(shards / "wds", test__0_tar="length", test__1_tar="damaged") as (server, base):
+        source = WebdatasetSource("webdataset", base, splits)
+        with pytest.raises(PipelineError, match=r"test/1.tar was damaged .* and is removed; run the stage again"):
+            list(read_webdataset(source, tmp_path).splits["test"].entries)
+        assert len(list(read_webdataset(source, tmp_path).splits["test"].entries)) == 5
+        assert (server.asked["/test/0.tar"], server.asked["/test/1.tar"]) == (1, 2)
 
 
 def test_a_killed_download_goes_on_with_the_next_shard(shards: Path, tmp_path: Path) -> None:
