@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,18 +14,20 @@ _REFUSED_NAMED = 10
 
 
 class Containment:
-    """Makes paths relative to `root`, and keeps count of those that lead outside."""
+    """Makes paths relative to `root`, and keeps count of those that lead outside it and outside the `others`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, others: Iterable[str | Path] = ()) -> None:
         self._root = root
         self._real = os.path.realpath(root)
+        self._others = tuple(f"{os.path.realpath(other).rstrip('/')}/" for other in others)
         self._folder = lru_cache(_FOLDERS_KNOWN)(self._look_up)
         self._seen = self._refused = 0
         self._named: list[str] = []
 
     def inside(self, paths: Sequence[str]) -> list[str | None]:
-        """The paths relative to the root, POSIX, without `.`, `..` and links; None for those that are empty or lead
-        outside: absolute elsewhere, by `..`, or through a symbolic link. A missing file is no matter here.
+        """The paths relative to the root, POSIX, without `.` and links; None for those that are empty or lead outside:
+        absolute elsewhere, by `..`, or through a symbolic link. One that leads into one of the others goes there by
+        `..`. A missing file is no matter here.
         """
         found = [self._inside(path) for path in paths]
         for row, (path, inside) in enumerate(zip(paths, found, strict=True), self._seen + 1):
@@ -44,7 +46,8 @@ class Containment:
         raise PipelineError(
             f"{self._refused} of {self._seen} rows have an image path that leads outside the root {self._root} (or "
             f"none): {'; '.join(self._named)}{more}. Set build_manifest.image_root to the folder that holds all "
-            "pictures, and write paths that start from it; links to pictures elsewhere are not followed."
+            "pictures, and write paths that start from it. Links to pictures elsewhere, and paths there, are followed "
+            "into the folders of build_manifest.link_roots alone."
         )
 
     def _inside(self, path: str) -> str | None:
@@ -78,4 +81,6 @@ class Containment:
 
     def _relative(self, real: str) -> str | None:
         top = self._real.rstrip("/") + "/"
-        return real.removeprefix(top) if real.startswith(top) else None
+        if real.startswith(top):
+            return real.removeprefix(top)
+        return os.path.relpath(real, self._real) if f"{real}/".startswith(self._others) else None

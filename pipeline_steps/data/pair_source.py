@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -80,7 +80,7 @@ def scan_pairs(folder: Path, settings: BuildManifestConfig) -> FilePairs:
     Raises PipelineError for files that are missing or do not belong together.
     """
     rows = scan_pairs_of(folder, "train", settings.scan_pictures, settings.scan_captions)
-    return FilePairs(folder / IMAGES, _contained(folder / IMAGES, _batches(rows)))
+    return FilePairs(folder / IMAGES, _contained(folder / IMAGES, _batches(rows), settings.link_roots))
 
 
 def downloaded_pairs(images: Path) -> PairSource:
@@ -115,7 +115,7 @@ def csv_pairs(path: Path, settings: BuildManifestConfig) -> FilePairs:
             f"build_manifest.image_root = {str(root)!r} is not a folder; give the one that the paths start from"
         )
     batches = (pa.RecordBatch.from_arrays(batch.columns, FILE_COLUMNS) for batch in text_batches(path, columns))
-    return FilePairs(root, _contained(root, batches))
+    return FilePairs(root, _contained(root, batches, settings.link_roots))
 
 
 def shard_pairs(folder: Path, settings: BuildManifestConfig) -> ShardPairs:
@@ -129,17 +129,17 @@ def shard_pairs(folder: Path, settings: BuildManifestConfig) -> ShardPairs:
             f"build_manifest.source_shards: {folder} is no folder with webdataset shards (*{SHARD_ENDING}, not "
             "compressed); give the folder that holds them"
         )
-    return _shard_pairs(folder, names, settings.caption_column)
+    return _shard_pairs(folder, names, settings.caption_column, settings.link_roots)
 
 
-def _shard_pairs(folder: Path, names: list[str], caption_field: str) -> ShardPairs:
-    shards = Containment(folder).inside(names)
+def _shard_pairs(folder: Path, names: list[str], caption_field: str, link_roots: Sequence[str] = ()) -> ShardPairs:
+    shards = Containment(folder, link_roots).inside(names)
     strays = [name for name, shard in zip(names, shards, strict=True) if shard is None or not name.isprintable()]
     if strays:
         raise PipelineError(
             f"{len(strays)} of {len(names)} shards in {folder} are links to files elsewhere, or have a name that is no "
-            f"text (the first: {strays[0]!r}). Put the files themselves there; a hub's command line does with "
-            "--local-dir."
+            f"text (the first: {strays[0]!r}). Put the files themselves there, as a hub's command line does with "
+            "--local-dir, or name the folder that they are in under build_manifest.link_roots."
         )
     return ShardPairs(folder, tuple(shard for shard in shards if shard is not None), caption_field)
 
@@ -163,8 +163,10 @@ def _downloaded(images: Path) -> Iterator[pa.RecordBatch]:
         yield pa.RecordBatch.from_arrays([paths, captions], FILE_COLUMNS)
 
 
-def _contained(root: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    check = Containment(root)
+def _contained(
+    root: Path, batches: Iterable[pa.RecordBatch], link_roots: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    check = Containment(root, link_roots)
     for batch in batches:
         paths = pa.array(check.inside(batch.column("image_path").to_pylist()), pa.string())
         yield batch.set_column(0, FILE_COLUMNS[0], paths).filter(paths.is_valid())

@@ -68,6 +68,7 @@ class BuildManifestConfig(Section, frozen=True):
     scan_pictures: Literal["mscoco", "flickr30k", "cc120k"]
     scan_captions: str
     image_root: PathText | None
+    link_roots: tuple[PathText, ...]
     image_column: str
     caption_column: str
     drop_duplicate_images: bool

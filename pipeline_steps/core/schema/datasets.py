@@ -81,6 +81,7 @@ class NcuSource(Section, frozen=True):
     kind: Literal["ncu"]
     folder: Words
     splits: Splits
+    link_roots: tuple[Words, ...] = ()
 
 
 class KarpathySource(Section, frozen=True):
@@ -90,6 +91,7 @@ class KarpathySource(Section, frozen=True):
     path: Words
     images: Words
     splits: Splits
+    link_roots: tuple[Words, ...] = ()
 
 
 class CaptionsCsvSource(Section, frozen=True):
@@ -101,6 +103,7 @@ class CaptionsCsvSource(Section, frozen=True):
     images: str | None = None
     image_column: Words = "image"
     caption_column: Words = "caption"
+    link_roots: tuple[Words, ...] = ()
 
 
 class ScanSource(Section, frozen=True):
@@ -112,6 +115,7 @@ class ScanSource(Section, frozen=True):
     folder: Words
     pictures: Literal["mscoco", "flickr30k", "cc120k"]
     splits: Splits
+    link_roots: tuple[Words, ...] = ()
 
 
 Source = (

@@ -12,7 +12,15 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.files import read_json
 from pipeline_steps.core.schema.datasets import CaptionsCsvSource, KarpathySource
 from pipeline_steps.data.tables import text_batches
-from pipeline_steps.evaluation.datasets.source import AbsentError, Entry, SourceSet, SourceSplit, below, placed
+from pipeline_steps.evaluation.datasets.source import (
+    AbsentError,
+    Entry,
+    SourceSet,
+    SourceSplit,
+    below,
+    placed,
+    roots_of,
+)
 
 # Karpathy's "restval" is what of MSCOCO's validation pictures was added to the training pictures.
 _PARTS = {"train": ("train", "restval")}
@@ -54,19 +62,21 @@ def read_karpathy(source: KarpathySource, root: Path) -> SourceSet:
             raise PipelineError(f"{told}. {_WANTED}") from None
         raise
     splits = {
-        name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path))
+        name: SourceSplit(own, images, _sentences(found, images, _PARTS.get(own, (own,)), path, roots_of(source, root)))
         for name, own in source.splits.items()
     }
     return SourceSet(f"karpathy: {placed(source.path, root)}", splits)
 
 
-def _sentences(found: Sequence[_Image], images: Path, parts: Sequence[str], path: Path) -> list[Entry]:
+def _sentences(
+    found: Sequence[_Image], images: Path, parts: Sequence[str], path: Path, link_roots: list[Path]
+) -> list[Entry]:
     chosen = [image for image in found if image.split in parts]
     files = ["/".join(filter(None, (image.filepath, image.filename))) for image in chosen]
     captions = [tuple(sentence.raw for sentence in image.sentences) for image in chosen]
     if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise PipelineError(f"{path} has {len(twice)} pictures twice, such as {twice[0]}; keep one entry of each")
-    return caption_entries(dict(zip(files, captions, strict=True)), images, path)
+    return caption_entries(dict(zip(files, captions, strict=True)), images, path, link_roots)
 
 
 def read_captions_csv(source: CaptionsCsvSource, root: Path) -> SourceSet:
@@ -84,18 +94,20 @@ def read_captions_csv(source: CaptionsCsvSource, root: Path) -> SourceSet:
         for batch in text_batches(path, {"image_column": source.image_column, "caption_column": source.caption_column}):
             for image, caption in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 captions.setdefault(image, []).append(caption)
-        splits[name] = SourceSplit(own, images, caption_entries(captions, images, path))
+        splits[name] = SourceSplit(own, images, caption_entries(captions, images, path, roots_of(source, root)))
     return SourceSet(f"captions_csv: {placed(source.path, root)}", splits, missing=missing)
 
 
-def caption_entries(captions: Mapping[str, Sequence[str]], images: Path, listed_in: Path) -> list[Entry]:
+def caption_entries(
+    captions: Mapping[str, Sequence[str]], images: Path, listed_in: Path, link_roots: Sequence[Path] = ()
+) -> list[Entry]:
     """A picture for each file below `images`, with its captions. Raises PipelineError, naming the list, for pictures
     that are named twice, lie outside or have no caption.
     """
     for image, texts in captions.items():
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise PipelineError(f"{listed_in}: {image!r} has no caption, or an empty one")
-    inside = below(images, list(captions), listed_in)
+    inside = below(images, list(captions), listed_in, link_roots)
     if twice := [path for path, count in Counter(inside).items() if count > 1]:
         raise PipelineError(
             f"{listed_in} names {len(twice)} pictures in more than one way, such as {twice[0]}; write each path one way"

@@ -16,6 +16,7 @@ from pipeline_steps.evaluation.datasets.source import (
     SourceSplit,
     below,
     placed,
+    roots_of,
     whole_number,
 )
 
@@ -41,7 +42,7 @@ def read_ncu(source: NcuSource, root: Path) -> SourceSet:
         folder = placed(source.folder.replace("{split}", own), root)
         labels = folder / "labels.csv"
         if labels.is_file():
-            splits[name] = SourceSplit(own, folder, _entries(labels, folder))
+            splits[name] = SourceSplit(own, folder, _entries(labels, folder, roots_of(source, root)))
             if name == "test":
                 places = [place / "classes.py" for place in (folder, folder.parent)]
                 words = next((read_classes(place) for place in places if place.is_file()), words)
@@ -52,13 +53,13 @@ def read_ncu(source: NcuSource, root: Path) -> SourceSet:
     return SourceSet(f"ncu: {placed(source.folder, root)}", splits, words.classes, words.templates, missing)
 
 
-def _entries(labels: Path, folder: Path) -> list[Entry]:
+def _entries(labels: Path, folder: Path, link_roots: list[Path]) -> list[Entry]:
     rows = [
         row
         for batch in text_batches(labels, {"image": "image", "label": "label"})
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True)
     ]
-    paths = below(folder, [image for image, _ in rows], labels)
+    paths = below(folder, [image for image, _ in rows], labels, link_roots)
     entries = []
     for path, (_, text) in zip(paths, rows, strict=True):
         if (label := whole_number(text)) is None:

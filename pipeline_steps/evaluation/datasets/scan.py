@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline_steps.core.schema.datasets import ScanSource
 from pipeline_steps.data.scan_split import IMAGES, LISTS, scan_pairs_of
 from pipeline_steps.evaluation.datasets.captions import caption_entries
-from pipeline_steps.evaluation.datasets.source import AbsentError, SourceSet, SourceSplit, placed
+from pipeline_steps.evaluation.datasets.source import AbsentError, SourceSet, SourceSplit, placed, roots_of
 
 
 def read_scan(source: ScanSource, root: Path) -> SourceSet:
@@ -24,5 +24,6 @@ def read_scan(source: ScanSource, root: Path) -> SourceSet:
         captions: dict[str, list[str]] = {}
         for file, caption in scan_pairs_of(folder, own, source.pictures):
             captions.setdefault(file, []).append(caption)
-        splits[name] = SourceSplit(own, images, caption_entries(captions, images, lists / f"{own}_ids.txt"))
+        entries = caption_entries(captions, images, lists / f"{own}_ids.txt", roots_of(source, root))
+        splits[name] = SourceSplit(own, images, entries)
     return SourceSet(f"scan: {folder}", splits, missing=missing)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline_steps.core.errors import PipelineError
+from pipeline_steps.core.schema.datasets import CaptionsCsvSource, KarpathySource, NcuSource, ScanSource
 from pipeline_steps.data.containment import Containment
 
 _MOST_DIGITS = 9
@@ -58,6 +59,11 @@ def placed(text: str, root: Path) -> Path:
     return Path(text.replace("{root}", str(root)))
 
 
+def roots_of(source: NcuSource | KarpathySource | CaptionsCsvSource | ScanSource, root: Path) -> list[Path]:
+    """The folders that links of a source may lead into."""
+    return [placed(text, root) for text in source.link_roots]
+
+
 def is_unicode(value: object) -> bool:
     """Whether it is a text that can be written: JSON and Python allow half a character, which UTF-8 does not."""
     try:
@@ -72,13 +78,17 @@ def whole_number(text: str, most_digits: int = _MOST_DIGITS) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= most_digits else None
 
 
-def below(folder: Path, paths: Sequence[str], listed_in: Path) -> list[str]:
-    """The paths from `folder` on, without links and dots. Raises PipelineError naming the first that leads outside."""
-    inside = Containment(folder).inside(paths)
+def below(folder: Path, paths: Sequence[str], listed_in: Path, link_roots: Iterable[Path] = ()) -> list[str]:
+    """The paths from `folder` on, without links and dots.
+
+    Raises PipelineError naming the first that leads outside of it and of the folders that links may lead into.
+    """
+    inside = Containment(folder, link_roots).inside(paths)
     strays = [path for path, found in zip(paths, inside, strict=True) if found is None]
     if strays:
         raise PipelineError(
             f"{listed_in} names {len(strays)} pictures outside {folder}, the first of them {strays[0]!r}; paths start "
-            "from that folder and stay below it, and links to pictures elsewhere are not followed"
+            "from that folder and stay below it; links to pictures elsewhere, and paths there, are followed into the "
+            "folders of the source's link_roots alone"
         )
     return [path for path in inside if path is not None]

@@ -47,6 +47,21 @@ def test_every_way_out_of_the_root_is_refused_and_its_row_named(tmp_path: Path) 
         _contained(root, [f"/x{number}" for number in range(12)])
 
 
+def test_links_and_paths_lead_into_the_folders_that_are_named(tmp_path: Path) -> None:
+    root, disk, other = tmp_path / "root", tmp_path / "disk", tmp_path / "disk2"
+    pictures = [write_picture(folder / "1.png", number) for number, folder in enumerate((root, disk, other))]
+    (root / "linked").symlink_to(disk)
+    (root / "one.png").symlink_to(pictures[1])
+    (tmp_path / "way").symlink_to(root)
+    check = Containment(tmp_path / "way", [disk])
+    found = check.inside(["1.png", "linked/1.png", "one.png", str(pictures[1]), str(pictures[2]), "../disk2/1.png"])
+    assert found == ["1.png", "../disk/1.png", "../disk/1.png", "../disk/1.png", None, None]
+    for path in found[:4]:
+        assert os.path.samefile(tmp_path / "way" / str(path), pictures[path != "1.png"])
+    with pytest.raises(PipelineError, match=r"2 of 6 rows .*build_manifest.link_roots alone"):
+        check.refuse_strays()
+
+
 def test_rows_are_counted_over_all_parts(tmp_path: Path) -> None:
     check = Containment(tmp_path)
     assert check.inside(["a.png", "../b.png"]) == ["a.png", None]

@@ -53,6 +53,19 @@ def test_what_is_no_regular_file_is_a_hole_and_nobody_waits_for_it(tmp_path: Pat
     assert "cannot be read (ValueError: not a regular file)" in str(made.hole)
 
 
+def test_absolute_paths_lead_into_the_folders_that_the_row_names(tmp_path: Path) -> None:
+    _make(tmp_path)
+    elsewhere = write_picture(tmp_path / "disk" / "c.png", 3)
+    (tmp_path / "Made" / "validation" / "labels.csv").write_text(f",image,label\n0,{elsewhere},1\n1,a.jpg,0\n")
+    sizes = {"n": {"test": 2, "train": 2}}
+    refused = made_sets.prepared(tmp_path / "a", made_sets.row(**sizes, sources=[SOURCE]), tmp_path)
+    assert "the source's link_roots alone" in str(refused.hole)
+    source = SOURCE | {"link_roots": ["{root}/disk"]}
+    made = made_sets.prepared(tmp_path / "b", made_sets.row(**sizes, sources=[source]), tmp_path)
+    assert made.hole is None
+    assert made.splits["test"].picture(0).size == (24, 20)
+
+
 def test_a_missing_train_split_is_named_and_a_missing_test_split_is_absent(tmp_path: Path) -> None:
     folder = _make(tmp_path)
     (folder / "validation" / "classes.py").rename(folder / "classes.py")
