@@ -34,7 +34,7 @@ def test_sources_are_told_apart_by_their_kind() -> None:
         ({"sources": [{**NCU, "kind": "tar"}]}, "a.sources.0"),
         (
             {"sources": [{**NCU, "foldr": "y"}]},
-            "did you mean `folder`? allowed here: folder, kind, splits",
+            "did you mean `folder`? allowed here: folder, kind, link_roots, splits",
         ),
         ({"sources": [{**NCU, "splits": {"dev": "dev"}}]}, "a.sources.0.splits.dev"),
         (

@@ -57,7 +57,7 @@ def test_links_and_paths_lead_into_the_folders_that_are_named(tmp_path: Path) ->
     found = check.inside(["1.png", "linked/1.png", "one.png", str(pictures[1]), str(pictures[2]), "../disk2/1.png"])
     assert found == ["1.png", "../disk/1.png", "../disk/1.png", "../disk/1.png", None, None]
     for path in found[:4]:
-        assert os.path.samefile(tmp_path / "way" / str(path), pictures[path != "1.png"])
+        assert (tmp_path / "way" / str(path)).samefile(pictures[path != "1.png"])
     with pytest.raises(PipelineError, match=r"2 of 6 rows .*build_manifest.link_roots alone"):
         check.refuse_strays()
 
