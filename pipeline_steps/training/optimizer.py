@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from pipeline_steps.core.schema import TrainingConfig
+from pipeline_steps.models.half import half_weights, round_to_half
 
 _NO_DECAY_IN_NAME = ("bn", "ln", "bias", "scale")
 
@@ -23,7 +24,8 @@ def build_optimizer(
     """AdamW over the parameters that train: those that decay, those that do not, and a prompt as its own group.
 
     `weight_decay_on` chooses as in `split_for_decay`. The peak learning rate of each group is kept under `peak_lr`.
-    On CUDA the update is one fused kernel.
+    On CUDA the update is one fused kernel. With `weight_storage: fp16` the weights that a CLIP in half precision keeps
+    in it are rounded to it here, and step in it.
     """
     decayed, plain = split_for_decay(model.named_parameters(), settings.weight_decay_on)
     groups = [
@@ -33,10 +35,45 @@ def build_optimizer(
     if prompt is not None:
         groups.append({"params": [prompt], "lr": prompt_lr, "weight_decay": prompt_weight_decay})
     used = [group | {"peak_lr": group["lr"]} for group in groups if group["params"]]
+    if settings.weight_storage == "fp16":
+        round_to_half(model)
+        return HalfAdamW(
+            used, half_weights(model), betas=(settings.beta1, settings.beta2), eps=settings.adam_epsilon, foreach=False
+        )
     on_cuda = all(parameter.is_cuda for parameter in (*decayed, *plain))
     return torch.optim.AdamW(
         used, betas=(settings.beta1, settings.beta2), eps=settings.adam_epsilon, fused=True if on_cuda else None
     )
+
+
+class HalfAdamW(torch.optim.AdamW):
+    """AdamW that steps some of its weights in float16: the weight, its gradient, both moments and all between.
+
+    Between steps these weights are float32 tensors whose values float16 has. A second moment below 6e-8 is 0 there, so
+    that such an update is the first moment over epsilon, which may be hundreds of times the learning rate.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], halves: list[nn.Parameter], **options: Any) -> None:
+        super().__init__(groups, **options)
+        trained = {id(parameter) for parameter in trained_parameters(self)}
+        self._halves = [parameter for parameter in halves if id(parameter) in trained]
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step; the gradients of weights in half precision are gone after it."""
+        stepping = [parameter for parameter in self._halves if parameter.grad is not None]
+        for parameter in stepping:
+            gradient, parameter.grad = parameter.grad.half(), None  # type: ignore[union-attr]
+            parameter.data = parameter.data.half()
+            parameter.grad = gradient
+            state = self.state[parameter]
+            for name in ("exp_avg", "exp_avg_sq"):
+                if name in state:  # float32 where they were read from a state that was kept
+                    state[name] = state[name].half()
+        super().step(closure)
+        for parameter in stepping:
+            parameter.grad = None
+            parameter.data = parameter.data.float()
 
 
 def split_for_decay(

@@ -15,7 +15,6 @@ from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.core.schema import TrainingConfig
 from pipeline_steps.data.pairs import Batch, mixed_seed
 from pipeline_steps.methods.base import Embeddings, LossOutput, Objective
-from pipeline_steps.models.half import round_to_half
 from pipeline_steps.models.prompt import encode_negative_text
 from pipeline_steps.training.distributed import Processes
 from pipeline_steps.training.optimizer import trained_parameters
@@ -245,8 +244,6 @@ def apply_gradients(learner: Learner, settings: TrainingConfig, output: LossOutp
     if math.isfinite(norm):
         scaler.step(learner.optimizer)
         scaler.update()
-        if settings.weight_storage == "fp16":
-            round_to_half(learner.model)
         _clamp(scale, settings.max_logit_scale)
         return Update(output, norm, skipped=False)
     before, searching = scaler.get_scale(), learner.scale_may_fall

@@ -44,7 +44,7 @@ class TrainingConfig(Section, frozen=True):
     subsets nest. `chunk_size` bounds the pairs per process that are in a tower at once; it changes memory and time,
     not the result (but for random layers, which draw other numbers). `schedule_offset_epochs` and
     `schedule_total_epochs` place this phase inside a longer schedule. `schedule_unit: pairs` counts NPC's way.
-    `weight_storage: fp16` rounds the weights of a half-precision CLIP to that after every step.
+    `weight_storage: fp16` keeps the weights of a half-precision CLIP in that, and steps them in it.
     """
 
     epochs: Natural

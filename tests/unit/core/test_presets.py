@@ -73,7 +73,7 @@ SHOWN_BY = {
     "forget_set.mixture.tolerance": "methods/ncu/test_forget_set.py::test_small_loss",
     "forget_set.mixture.covariance_floor": "methods/ncu/test_forget_set.py::test_small_loss",
     "training.schedule_unit": "training/test_schedule.py::test_npc_counts_pairs",
-    "training.weight_storage": "training/test_update.py::test_weights_stored_in_half",
+    "training.weight_storage": "training/test_optimizer.py::test_weights_in_half",
     "build_memory_bank.mixture.max_iterations": "methods/npc/test_memory_bank.py::test_the_mixture_is_scikit_learns",
     "build_memory_bank.mixture.tolerance": "methods/npc/test_memory_bank.py::test_the_mixture_is_scikit_learns",
     "build_memory_bank.mixture.covariance_floor": "methods/npc/test_memory_bank.py::test_the_mixture_is_scikit_learns",

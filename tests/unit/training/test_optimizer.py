@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import torch
 from msgspec.structs import replace
 from torch import nn
 
 from pipeline_steps.core.config import load_section, read_yaml, resolve
 from pipeline_steps.core.schema import TrainingConfig
-from pipeline_steps.training.optimizer import build_optimizer
+from pipeline_steps.training.optimizer import HalfAdamW, build_optimizer
 from tests.unit.paths import CONFIG
 
 SETTINGS = load_section(resolve(read_yaml([CONFIG])), "learn_prompt.training", TrainingConfig)
@@ -88,3 +90,45 @@ def test_all_decays_every_tensor_as_npc_does() -> None:
     (group,) = build_optimizer(model, replace(SETTINGS, weight_decay_on="all")).param_groups
     assert group["weight_decay"] == SETTINGS.weight_decay
     assert len(group["params"]) == len(list(model.parameters()))
+
+
+_OPTIONS = {"betas": (0.9, 0.98), "eps": 1e-6, "foreach": False}
+
+
+def _gradients(steps: int) -> list[torch.Tensor]:
+    made = torch.Generator().manual_seed(1)
+    return [1e-4 * torch.randn(20_000, generator=made) for _ in range(steps)]
+
+
+def _stepped(gradients: list[torch.Tensor], *, cut: int | None = None) -> torch.Tensor:
+    """A weight of half precision after these steps; at `cut` the optimiser's state is written and read."""
+    weight = nn.Parameter(torch.randn(20_000, generator=torch.Generator().manual_seed(0)).mul(0.02).half().float())
+    groups = [{"params": [weight], "lr": 2e-7, "weight_decay": 0.2}]
+    optimizer = HalfAdamW(groups, [weight], **_OPTIONS)
+    for number, gradient in enumerate(gradients):
+        if number == cut:
+            stream = io.BytesIO()
+            torch.save(optimizer.state_dict(), stream)
+            stream.seek(0)
+            optimizer = HalfAdamW(groups, [weight], **_OPTIONS)
+            optimizer.load_state_dict(torch.load(stream))
+        weight.grad = gradient.clone()
+        optimizer.step()
+    return weight.detach()
+
+
+def test_weights_in_half_step_as_adamw_does_on_float16_parameters_bit_for_bit() -> None:
+    """As NPC's official code has it: parameters, gradients and both moments are float16."""
+    gradients = _gradients(100)
+    plain = nn.Parameter(torch.randn(20_000, generator=torch.Generator().manual_seed(0)).mul(0.02).half())
+    before = plain.detach().float()
+    optimizer = torch.optim.AdamW([{"params": [plain], "lr": 2e-7, "weight_decay": 0.2}], **_OPTIONS)
+    for gradient in gradients:
+        plain.grad = gradient.half()
+        optimizer.step()
+    found = _stepped(gradients)
+    assert torch.equal(found, plain.detach().float())
+    assert torch.equal(_stepped(gradients, cut=50), found)
+    moved = (found - before).abs()
+    assert float((moved > 0).float().mean()) > 0.9
+    assert float(moved.mean()) > 100 * 2e-7, "updates grow far beyond the rate, where float16 ends"
