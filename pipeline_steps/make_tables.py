@@ -45,7 +45,7 @@ def run(context: StepContext) -> None:
         similarities = {method: _similarities(paths["results"], grid, method) for method in grid.methods}
     summary = summarise(measured, settings.averages)
     laid, absent = lay_out(paper, measured, settings)
-    places = classification_places(grid, settings.zero_shot_metric)
+    places = classification_places(grid, settings.class_metric)
     history = read_histories(paths["results"], methods, seeds)
     with whole_folder(paths["tables"]) as folder:
         write_tables(folder, measured, summary)

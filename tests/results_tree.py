@@ -42,7 +42,7 @@ SETTINGS = {
     "make_tables": {
         "bootstrap_samples": 200,
         "confidence": 0.95,
-        "zero_shot_metric": "by_set",
+        "class_metric": "by_set",
         "averages": {},
         "paper": None,
     },

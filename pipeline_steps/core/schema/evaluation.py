@@ -105,6 +105,6 @@ class MakeTablesConfig(Section, frozen=True):
 
     bootstrap_samples: Count
     confidence: OpenFraction
-    zero_shot_metric: Literal["by_set", "top1"]
+    class_metric: Literal["by_set", "top1"]
     averages: dict[str, Annotated[tuple[Name, ...], Meta(min_length=1), DISTINCT]]
     paper: PaperConfig | None

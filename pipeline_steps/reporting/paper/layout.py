@@ -76,10 +76,10 @@ def lay_out(paper: Paper, measured: Measured, settings: MakeTablesConfig) -> tup
     return laid, absent
 
 
-def classification_places(grid: Grid, zero_shot_metric: str) -> list[Place]:
+def classification_places(grid: Grid, class_metric: str) -> list[Place]:
     """Every classification set by zero-shot and by the probe, in the measure that its metric asks for."""
     return [
-        Place(stage, dataset, default_measure(stage, str(grid.entries(stage, dataset)["metric"]), zero_shot_metric))
+        Place(stage, dataset, default_measure(stage, str(grid.entries(stage, dataset)["metric"]), class_metric))
         for stage in (ZERO_SHOT, LINEAR_PROBE)
         for dataset in grid.datasets(stage)
     ]
@@ -115,7 +115,7 @@ def _own_column(
         hole = next((row for row in rows if row in grid.holes(stage)), None)
         return Column(column, hole, (), (hole,), False) if hole else None
     metric = str(grid.entries(stage, dataset)["metric"])
-    measure = column.measure or default_measure(stage, metric, settings.zero_shot_metric)
+    measure = column.measure or default_measure(stage, metric, settings.class_metric)
     if measure not in grid.measures(stage, dataset):
         return Column(column, dataset, (), (f"{measure} (in {_OPTION.get(stage, stage)})",), False)
     return Column(column, dataset, (Place(stage, dataset, measure),), (), dataset != rows[0])

@@ -121,14 +121,15 @@ def read_paper(path: Path) -> Paper:
     return paper
 
 
-def default_measure(stage: str, metric: str, zero_shot_metric: str) -> str:
-    """The measure of a classification set: `metric` is its row's, `zero_shot_metric` is make_tables'.
+def default_measure(stage: str, metric: str, class_metric: str) -> str:
+    """The measure of a classification set: `metric` is its row's, `class_metric` is make_tables'.
 
     Raises PipelineError for a metric that classification does not have.
     """
-    by_metric = {"accuracy": "top1" if stage == ZERO_SHOT else "accuracy", "mean_per_class": "mean_per_class"}
-    if stage == ZERO_SHOT and zero_shot_metric == "top1":
-        return "top1"
+    plain = "top1" if stage == ZERO_SHOT else "accuracy"
+    by_metric = {"accuracy": plain, "mean_per_class": "mean_per_class"}
+    if metric in by_metric and class_metric == "top1":
+        return plain
     if metric not in by_metric:
         raise PipelineError(f"a data set of {stage} has metric {metric!r}; allowed are {', '.join(by_metric)}")
     return by_metric[metric]

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
+from pipeline_steps.core.errors import PipelineError
 from pipeline_steps.evaluation.scores import (
     Evaluation,
     evaluation_of,
@@ -44,3 +46,10 @@ def test_holes_stand_beside_scores_and_are_no_measures() -> None:
     assert without_holes(found.scores) == SCORES
     assert mlflow_names("zero_shot", found.scores).keys() == {"zero_shot/clip-art/text_to_image_recall_at_5"}
     assert list(found.outcomes.columns) == ["dataset", "rank"]
+
+
+def test_scores_that_are_not_finite_are_named_and_not_written(tmp_path: Path) -> None:
+    scores = {"clip-art": {"accuracy": float("nan"), "top5": float("inf"), "n": 7, "split": "test"}}
+    with pytest.raises(PipelineError, match="these scores are not finite: clip-art accuracy, clip-art top5"):
+        Evaluation(scores, pd.DataFrame({"rank": [3]})).write(tmp_path / "s.json", tmp_path / "r.parquet")
+    assert not list(tmp_path.iterdir())
