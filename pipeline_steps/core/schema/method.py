@@ -101,6 +101,7 @@ class UnlearnConfig(Section, frozen=True):
     loss_reduction: Literal["sum", "mean"]
     temperature: Literal["logit_scale", "none"]
     separation_weight: NonNegative
+    separation_over: Literal["all", "retained"]
     separation: SeparationConfig
     transport: TransportConfig
     negative_text: NegativeTextConfig

@@ -78,6 +78,8 @@ class Unlearning:
             solved = masked_plan(detached, forget_N, settings.transport)
             logits, targets = scale * sim_NM, self._targets(solved, forget_N)
         realignment = realignment_loss(logits, *targets, settings.loss_reduction)
+        if settings.separation_over == "retained" and forget_N is not None:
+            text, negative = text[~forget_N], negative[~forget_N]
         separation = _separation(text, negative, settings.separation)
         loss = realignment + settings.separation_weight * separation
         terms = {"realignment": realignment.detach(), "separation": separation.detach(), **_diagnostics(solved)}

@@ -46,6 +46,7 @@ SHOWN_BY = {
     "unlearn.loss_reduction": "methods/ncu/test_losses.py::test_realignment_equals_a_plain_loop",
     "unlearn.temperature": "methods/ncu/test_objectives.py::test_phase_2_without_temperature",
     "unlearn.separation_weight": "methods/ncu/test_objectives.py::test_phase_2_is_equation_12",
+    "unlearn.separation_over": "methods/ncu/test_objectives.py::test_phase_2_is_equation_12",
     "unlearn.transport.epsilon": "methods/ncu/test_sinkhorn.py::test_plan_equals_an_independent_solver",
     "unlearn.transport.normalize_cost": "methods/ncu/test_transport.py::test_cost_is_one_minus_cosine",
     "unlearn.transport.solves": "methods/ncu/test_objectives.py::test_phase_2_with_two_solves",
