@@ -104,5 +104,5 @@ def test_a_folder_that_is_no_prepared_set_is_an_error_in_words(
     arguments = [part for name, path in paths.items() for part in (f"--{name}", str(tmp_path / path))]
     arguments += ["--settings", SETTINGS]
     assert STEP.main(arguments) == 1
-    assert "is no prepared evaluation set" in capsys.readouterr().err
+    assert "train/dataset.json is missing. Run the stage prepare_dataset again" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()

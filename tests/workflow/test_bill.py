@@ -33,7 +33,7 @@ def test_the_paper_run_has_a_price(folder: Path) -> None:
     found = _bill(ran.stdout)
     assert found["download_images"][0] == "9"  # eight parts and what brings them together
     assert float(found["download_images"][3]) == pytest.approx(100_000 * (256**2 + 3 * 4096) / 1e9, rel=0.02)
-    assert found["unlearn"][0] == "13"
+    assert found["unlearn"][0] == "12"
     assert float(found["learn_prompt"][2]) == 24 * int(found["learn_prompt"][0])  # a GPU for a day each
     counted = sum(float(found[stage][1]) for stage in ("learn_prompt", "unlearn", "train_baseline", "extract_features"))
     assert float(found["all"][1]) == pytest.approx(counted, rel=0.05)

@@ -60,7 +60,7 @@ def mixture_probability(scaled_N: Floats, label_N: Integers, settings: SelectCle
     """Per class, the posterior of a two-component Gaussian mixture's component of the higher mean, (N,).
 
     A class of one sample, or of equal scores, has no mixture: its samples get 1 (`small_classes: keep`) or NaN, which
-    no threshold lets pass, as the official division by zero has it (`drop`).
+    no threshold lets pass (`drop`); the official code divides by zero and stops.
     """
     found = np.empty(len(scaled_N))
     limits = settings.mixture
