@@ -61,7 +61,7 @@ class Kind:
     """
 
     suffix: str
-    make: Callable[[Path], None]
+    make: Callable[[Path], object]
     read: Callable[[Path], object]
     change: Callable[[bytes, random.Random], bytes]
     exact: bool = False
@@ -210,14 +210,14 @@ KINDS = {
     "weights, safetensors": Kind(".safetensors", lambda path: save_file(WEIGHTS, path), read_weights, bits),
     "a model's JSON": Kind(
         ".json",
-        lambda path: path.write_bytes((REPOSITORY / "config/models/smoke_rn.json").read_bytes()) and None,
+        lambda path: path.write_bytes((REPOSITORY / "config/models/smoke_rn.json").read_bytes()),
         _raise_problems, either,
     ),
     "a configuration's values": Kind(
-        ".yaml", lambda path: path.write_text(json.dumps(_configuration())) and None, _read_configuration, json_values
+        ".yaml", lambda path: path.write_text(json.dumps(_configuration())), _read_configuration, json_values
     ),
     "a configuration's bytes": Kind(
-        ".yaml", lambda path: path.write_text(yaml.safe_dump(_configuration())) and None, _read_configuration, bits
+        ".yaml", lambda path: path.write_text(yaml.safe_dump(_configuration())), _read_configuration, bits
     ),
     "a manifest": Kind(".parquet", _manifest, _read_manifest, bits, exact=True),
     "labels": Kind(
@@ -232,12 +232,12 @@ KINDS = {
     ),
     "labels, own CSV": Kind(
         ".csv",
-        lambda path: path.write_text("label,label_noisy\n" + "1,0\n" * 50) and None,
+        lambda path: path.write_text("label,label_noisy\n" + "1,0\n" * 50),
         lambda path: labels_of_file(path, np.ones(50, dtype=np.int64), classes=2).tolist(), bits,
     ),
     "pairs, own CSV": Kind(
         ".csv",
-        lambda path: path.write_text("image_path,text_content\n" + '"a/é.png","a, b"\n' * 50) and None,
+        lambda path: path.write_text("image_path,text_content\n" + '"a/é.png","a, b"\n' * 50),
         lambda path: read_text_columns(path, {"i": "image_path", "c": "text_content"}).to_pylist(), bits,
     ),
     "a tar shard": Kind(".tar", _tar, lambda path: read_shard(path, "caption", 10**6), bits),
