@@ -68,7 +68,6 @@ class BuildManifestConfig(Section, frozen=True):
     scan_pictures: Literal["mscoco", "flickr30k", "cc120k"]
     scan_captions: str
     image_root: PathText | None
-    link_roots: tuple[PathText, ...]
     image_column: str
     caption_column: str
     drop_duplicate_images: bool
@@ -80,3 +79,4 @@ class BuildManifestConfig(Section, frozen=True):
     max_image_pixels: Count
     validation_fraction: OpenFraction
     noise: NoiseConfig
+    link_roots: tuple[PathText, ...] = ()
